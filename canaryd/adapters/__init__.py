@@ -1,0 +1,43 @@
+"""One file per neighbour; this is the only list of them.
+
+Each registry maps the name used in the configuration to "module:class". Contract tests run over the registries, so
+naming an adapter here enrols it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from typing import Any
+
+METRIC_SOURCES: Mapping[str, str] = {
+    "memory": "canaryd.adapters.memory:MemoryMetrics",
+    "prometheus": "canaryd.adapters.prometheus:PrometheusSource",
+    "scrape": "canaryd.adapters.scrape:ScrapeSource",
+}
+TRAFFIC_ROUTERS: Mapping[str, str] = {
+    "envoyFile": "canaryd.adapters.envoy_file:EnvoyFileRouter",
+    "memory": "canaryd.adapters.memory:MemoryRouter",
+}
+WORKLOADS: Mapping[str, str] = {
+    "memory": "canaryd.adapters.memory:MemoryWorkloads",
+    "pools": "canaryd.adapters.pools:PoolWorkloads",
+}
+STATE_STORES: Mapping[str, str] = {
+    "memory": "canaryd.adapters.memory:MemoryStore",
+    "sqlite": "canaryd.adapters.sqlite_store:SqliteStore",
+}
+HOOKS: Mapping[str, str] = {
+    "memory": "canaryd.adapters.memory:MemoryHooks",
+    "runner": "canaryd.adapters.hooks:HookRunner",
+}
+NOTIFIERS: Mapping[str, str] = {
+    "log": "canaryd.adapters.log:LogNotifier",
+    "memory": "canaryd.adapters.memory:MemoryNotifier",
+}
+
+
+def load(registry: Mapping[str, str], name: str) -> Any:
+    """The class registered under a name; importing it only now keeps start-up lean. Raises KeyError."""
+    module, _, attribute = registry[name].partition(":")
+    return getattr(import_module(module), attribute)

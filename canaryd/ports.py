@@ -1,0 +1,179 @@
+"""The outside, in canaryd's words: small protocols whose docstrings are the contracts that every adapter must keep.
+
+The shared suites in tests/contract run over every registered adapter and check what is written here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from canaryd.model import HookState, Override, Reading, Record, Release, RolloutState, RouteView, Stored, WorkloadView
+from canaryd.policy import Canary, ErrorSource, Hook, Route
+
+
+@dataclass(frozen=True, slots=True)
+class CountsQuery:
+    """Which raw counters of one canary are wanted, and at which instants."""
+
+    canary: str  # key of the answer
+    namespace: str
+    stable: str  # workload names, as in the label destination_workload
+    canary_workload: str
+    points: tuple[datetime, ...]  # ascending, on one grid of `step`; the first is the watermark
+    step: timedelta
+    source: ErrorSource  # names of the counters
+    durations: bool = True  # buckets wanted, too
+
+
+@dataclass(frozen=True, slots=True)
+class CountsAnswer:
+    """What a source could read for one canary."""
+
+    readings: tuple[Reading, ...]  # ascending; only instants at which at least one series was there
+    note: str = ""  # something a person should know: "no _bucket series but _count: native histograms"
+
+
+class MetricSource(Protocol):
+    """Raw cumulative counters of both arms.
+
+    `remembers`: it can read past instants, so that a later call gives the same answer for the same instant. A source
+    that does not remember answers with at most one reading, taken now and stamped with the last of the points asked
+    for.
+    `lag`: an instant may be asked for when it is at least this long ago.
+    `settle`: after a weight change, counters younger than this may still speak of the old weight.
+    """
+
+    remembers: bool
+    lag: timedelta
+    settle: timedelta
+
+    def read(self, queries: Sequence[CountsQuery]) -> Mapping[str, CountsAnswer]:
+        """One answer for each query. Queries that can share a request do.
+
+        A series that does not exist is left out; it never becomes a zero. Values that are NaN, infinite or negative
+        are left out too. Duplicates (the same key) are given once. An instant without any series is left out.
+        Each reading comes from one server in one answer; all instants of one answer come from the same server.
+        Raises SourceError when the question could not be answered (no connection, time-out, HTTP error, an answer
+        that is not understood, an answer that the server itself calls partial), never an empty answer instead.
+        Returns within the configured time-out plus a second, whatever the server does.
+        """
+        ...
+
+
+class TrafficRouter(Protocol):
+    """Sets the split and tells what it is. Owns nothing but the weights of the two workloads."""
+
+    def view(self, canary: str, route: Route, stable: str, canary_workload: str) -> RouteView:
+        """The split as it is written in the route, in percent for `canary_workload`, with the stamp of the last write.
+
+        Raises RouteError when the route does not exist, cannot be read, or does not name both workloads.
+        """
+        ...
+
+    def set_weight(
+        self, canary: str, route: Route, stable: str, canary_workload: str, weight: int, *, version: int
+    ) -> None:
+        """Make the split `weight` percent for `canary_workload` and the rest for `stable`; stamp it with `version`.
+
+        Atomic: a reader sees the old route or the new one. Setting the same weight again is harmless. Everything else
+        in the route keeps its meaning. Raises FenceError, having changed nothing, when the route already carries a
+        higher version; RouteError when it cannot be written.
+        """
+        ...
+
+
+class Workloads(Protocol):
+    """The two workloads."""
+
+    def view(self, canary: Canary, stable: str, canary_workload: str) -> WorkloadView:
+        """Readiness of both, and the start times of pods where they are known. Raises WorkloadError."""
+        ...
+
+
+class StateStore(Protocol):
+    """State, the words of people, and the records, with compare-and-swap on one version per canary.
+
+    The version rises with every save and with every word of a person (release or override), so that a decision made
+    without having heard that word is refused.
+    """
+
+    def load(self, canary: str) -> Stored:
+        """What is held; version 0 and no state before anything. Raises StoreError."""
+        ...
+
+    def save(self, canary: str, state: RolloutState, version: int, records: Sequence[Record]) -> int:
+        """Replace state that was loaded at `version`, add the records, in one transaction; returns the new version.
+
+        Durable when it returns. Raises ConflictError when the version is not the current one, StoreError when it
+        cannot be written; nothing has changed then. Overrides answered in the state are no longer loaded.
+        Records with `tell` are owed to the notifier until `told`.
+        """
+        ...
+
+    def release(self, canary: str, release: Release) -> int:
+        """The revision that should run from now on. Returns the new version."""
+        ...
+
+    def override(self, canary: str, override: Override) -> int:
+        """Put a person's word into the inbox; the same id twice is once. Returns the new version."""
+        ...
+
+    def mark(self) -> int:
+        """A number that changes whenever anybody wrote anything; cheap, for polling."""
+        ...
+
+    def records(
+        self, canary: str, *, limit: int = 50, before: datetime | None = None, kinds: Sequence[str] = ()
+    ) -> tuple[Record, ...]:
+        """The latest records, newest first, at or before `before` when given, of the given kinds when given."""
+        ...
+
+    def owed(self, limit: int = 100) -> tuple[Record, ...]:
+        """Records not yet told, oldest first."""
+        ...
+
+    def told(self, ids: Sequence[str]) -> None:
+        """These need not be told again. Unknown ids are ignored."""
+        ...
+
+    def prune(self, keep_after: datetime, keep_at_least: int) -> int:
+        """Forget records older than `keep_after` beyond the latest `keep_at_least` of each canary, told ones only.
+
+        Returns how many were forgotten.
+        """
+        ...
+
+
+class Hooks(Protocol):
+    """Runs afterPromotion hooks, at least once each, without holding up anybody."""
+
+    def advance(self, canary: Canary, hook: Hook, state: HookState, facts: Mapping[str, str]) -> HookState:
+        """Start the hook if it is not running, and say what is known: OWED while it runs, then DONE or FAILED.
+
+        Returns at once. `facts` go to the hook: as environment variables CANARYD_<KEY> to a command, as JSON to a
+        webhook. A hook that was running when the daemon died is started again with the same id.
+        """
+        ...
+
+
+class Notifier(Protocol):
+    """Tells people."""
+
+    def notify(self, record: Record) -> None:
+        """Deliver one record. Raises NotifyError when it was not delivered; it will come again."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Everything outside, as one bundle."""
+
+    metrics: MetricSource
+    router: TrafficRouter
+    workloads: Workloads
+    store: StateStore
+    hooks: Hooks
+    notifiers: tuple[Notifier, ...] = ()
