@@ -1,0 +1,531 @@
+"""Every port in memory: a world that is programmed line by line, for simulations, rehearsals and tests.
+
+Keeps the same contracts as the adapters that touch the world (the shared suites run over both). Never reads a clock, a
+file or the network: whatever happens here was called by name. State does not outlive the process.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from threading import RLock
+from typing import NamedTuple
+
+import numpy as np
+
+from canaryd.errors import (
+    CanarydError,
+    ConflictError,
+    FenceError,
+    NotifyError,
+    RouteError,
+    SourceError,
+    StoreError,
+    WorkloadError,
+)
+from canaryd.model import (
+    Answer,
+    Arm,
+    CounterKey,
+    Floats,
+    HookState,
+    HookStatus,
+    Override,
+    Reading,
+    Record,
+    Release,
+    RolloutState,
+    RouteView,
+    Stored,
+    WorkloadView,
+)
+from canaryd.policy import Canary, Hook, Route
+from canaryd.ports import CountsAnswer, CountsQuery
+
+# Envoy's and Istio's default histogram edges in milliseconds; a bucket counts durations <= its edge
+EDGES_MS = (
+    *(0.5, 1.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0),
+    *(1e3, 2.5e3, 5e3, 1e4, 3e4, 6e4, 3e5, 6e5, 1.8e6, 3.6e6),
+    float("inf"),
+)
+
+
+class _Breakable:
+    """Can be told to fail, with the error that its port promises, until it is healed."""
+
+    _error: type[CanarydError]
+
+    def __init__(self) -> None:
+        self._lock = RLock()
+        self._trouble = ""
+
+    def fail(self, message: str) -> None:
+        """From now on every call raises the port's error with this message and changes nothing."""
+        self._trouble = message or "told to fail"
+
+    def heal(self) -> None:
+        """Calls work again."""
+        self._trouble = ""
+
+    def _check(self) -> None:
+        if self._trouble:
+            raise self._error(self._trouble)
+
+
+# ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Series(NamedTuple):
+    """One counter of requests; `workload` is known to the world, the arm only to the query."""
+
+    workload: str
+    exporter: str
+    pod: str
+    code: str
+    flags: str
+    grpc: str
+
+
+class _Histogram(NamedTuple):
+    """One histogram of durations."""
+
+    workload: str
+    exporter: str
+    pod: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """All counters at one instant; never changed afterwards."""
+
+    requests: Mapping[_Series, float]
+    buckets: Mapping[_Histogram, Floats]  # (edges,), cumulative
+
+    def reading(self, at: datetime, query: CountsQuery, edges: tuple[float, ...]) -> Reading:
+        """What the query may see of it, with workloads turned into arms."""
+        arms = {query.stable: Arm.STABLE, query.canary_workload: Arm.CANARY}
+        counters: dict[CounterKey, float] = {}
+        for s, value in self.requests.items():
+            if s.workload in arms:
+                arm = arms[s.workload]
+                counters[CounterKey(arm, s.exporter, s.pod, "requests", s.code, s.flags, s.grpc, 0.0)] = value
+        for h, cumulative in self.buckets.items() if query.durations else ():
+            if h.workload in arms:
+                arm = arms[h.workload]
+                for le, value in zip(edges, cumulative.tolist(), strict=True):
+                    counters[CounterKey(arm, h.exporter, h.pod, "bucket", "", "", "", le)] = value
+        return Reading(at, counters)
+
+
+class MemoryMetrics(_Breakable):
+    """A world of cumulative counters that grow by `serve` and become readable by `tick`.
+
+        world = MemoryMetrics()
+        world.serve("api-a", "a-1", n=90); world.serve("api-b", "b-1", code="503", n=10, ms=3.0)
+        world.tick(t1)                     # both are in the reading of t1 and of every later instant
+
+    Workload names are unique here, whatever the namespace. `remembers` chooses which kind of source this is: True
+    answers every frozen instant that is asked for, False only the latest one, stamped with the last point asked for.
+    """
+
+    _error = SourceError
+
+    def __init__(
+        self, *, remembers: bool = True, edges: Sequence[float] = EDGES_MS, retention: int = 10_000, note: str = ""
+    ) -> None:
+        """`edges` are ascending milliseconds and end with inf; `retention` is the number of instants kept."""
+        super().__init__()
+        self.remembers = remembers
+        self.lag = timedelta(0)
+        self.settle = timedelta(0)
+        self.note = note  # given with every answer
+        self.reads = 0  # calls of `read` that were answered
+        self.now: datetime | None = None  # the instant of the latest tick
+        self._edges = tuple(float(e) for e in edges)
+        self._requests: dict[_Series, float] = {}
+        self._buckets: dict[_Histogram, Floats] = {}
+        self._mute: frozenset[str] | None = frozenset()  # workloads without series; None: all of them
+        self._frozen: dict[datetime, _Snapshot] = {}
+        self._order: deque[datetime] = deque()
+        self._retention = retention
+
+    def serve(
+        self,
+        workload: str,
+        pod: str,
+        code: str = "200",
+        n: int = 1,
+        ms: float | Sequence[float] | Floats | None = 12.0,
+        *,
+        flags: str = "-",
+        grpc: str = "",
+        exporter: str = "envoy",
+    ) -> None:
+        """Count `n` requests (>= 0; 0 gives birth to the series) that took `ms` milliseconds each.
+
+        A sequence of durations stands for one request each and `n` is its length; None records no duration.
+        """
+        if ms is not None and not isinstance(ms, int | float):
+            durations = np.asarray(ms, dtype=np.float64)
+            n = len(durations)
+        else:
+            durations = np.full(n, np.nan if ms is None else float(ms))
+        series, histogram = _Series(workload, exporter, pod, code, flags, grpc), _Histogram(workload, exporter, pod)
+        with self._lock:
+            self._requests[series] = self._requests.get(series, 0.0) + n
+            if ms is not None:
+                first = np.searchsorted(self._edges, durations, side="left")  # the least edge >= the duration
+                growth = np.cumsum(np.bincount(first, minlength=len(self._edges))).astype(np.float64)
+                self._buckets[histogram] = self._buckets.get(histogram, np.zeros(len(self._edges))) + growth
+
+    def tick(self, to: datetime) -> None:
+        """Freeze all counters as what anybody reads at the instant `to`, which is later than the last one."""
+        with self._lock:
+            if self.now is not None and to <= self.now:
+                raise ValueError(f"tick to {to.isoformat()}, which is not after {self.now.isoformat()}")
+            self.now = to
+            self._frozen[to] = _Snapshot(
+                {s: v for s, v in self._requests.items() if not self._is_mute(s.workload)},
+                {h: v for h, v in self._buckets.items() if not self._is_mute(h.workload)},
+            )
+            self._order.append(to)
+            while len(self._order) > self._retention:
+                del self._frozen[self._order.popleft()]
+
+    def restart(self, exporter: str = "envoy") -> None:
+        """The process that keeps the counters starts again: all its counters are zero."""
+        with self._lock:
+            self._requests.update({s: 0.0 for s in self._requests if s.exporter == exporter})
+            self._buckets.update({h: np.zeros(len(self._edges)) for h in self._buckets if h.exporter == exporter})
+
+    def vanish(self, pod: str) -> None:
+        """All series of a pod are gone from the next tick on; when it serves again, it starts at zero."""
+        with self._lock:
+            self._requests = {s: v for s, v in self._requests.items() if s.pod != pod}
+            self._buckets = {h: v for h, v in self._buckets.items() if h.pod != pod}
+
+    def silent(self, *workloads: str) -> None:
+        """From the next tick on there are no series of these workloads (of any, when none is named) until `heal`.
+
+        The counters go on underneath. An instant frozen in silence stays without series for ever.
+        """
+        with self._lock:
+            self._mute = frozenset(workloads) if workloads else None
+
+    def heal(self) -> None:
+        """The source answers, and from the next tick on every series is there."""
+        super().heal()
+        with self._lock:
+            self._mute = frozenset()
+
+    def read(self, queries: Sequence[CountsQuery]) -> Mapping[str, CountsAnswer]:
+        with self._lock:
+            self._check()
+            self.reads += 1
+            return {q.canary: CountsAnswer(tuple(self._readings(q)), self.note) for q in queries}
+
+    def _readings(self, query: CountsQuery) -> Iterator[Reading]:
+        if self.remembers:
+            wanted = [(point, self._frozen[point]) for point in query.points if point in self._frozen]
+        elif self.now is not None and query.points:
+            wanted = [(query.points[-1], self._frozen[self.now])]
+        else:
+            wanted = []
+        for at, snapshot in wanted:
+            reading = snapshot.reading(at, query, self._edges)
+            if reading.counters:
+                yield reading
+
+    def _is_mute(self, workload: str) -> bool:
+        return self._mute is None or workload in self._mute
+
+
+# ── routes and workloads ─────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """One route: percent for each workload, and the stamp of the last write through the port."""
+
+    weights: Mapping[str, int]
+    version: int = 0
+    stamped_weight: int | None = None
+    stamped_canary: str = ""
+    editor: str = ""
+
+
+class MemoryRouter(_Breakable):
+    """Routes kept by the name of their canary; the route named in the document is not looked at."""
+
+    _error = RouteError
+
+    def __init__(self, routes: Mapping[str, Mapping[str, int]] | None = None) -> None:
+        """`routes`: canary -> {workload: percent}, such as {"api": {"api-a": 100, "api-b": 0}}."""
+        super().__init__()
+        self.writes: list[tuple[str, int, int]] = []  # (canary, weight, version) of every write that was accepted
+        self._routes = {name: _Split(dict(weights)) for name, weights in (routes or {}).items()}
+
+    def add(self, canary: str, stable: str, canary_workload: str, weight: int = 0) -> None:
+        """A route exists now, written by somebody else."""
+        with self._lock:
+            self._routes[canary] = _Split({stable: 100 - weight, canary_workload: weight})
+
+    def remove(self, canary: str) -> None:
+        """The route is gone."""
+        with self._lock:
+            self._routes.pop(canary, None)
+
+    def edit(self, canary: str, weight: int, *, workload: str = "", editor: str = "somebody") -> None:
+        """A hand edit: `weight` percent for `workload`; without a name, for the one that was last the canary."""
+        with self._lock:
+            split = self._routes[canary]
+            edited = workload or split.stamped_canary or list(split.weights)[-1]
+            weights = {name: weight if name == edited else 100 - weight for name in split.weights}
+            self._routes[canary] = replace(split, weights=weights, editor=editor)
+
+    def view(self, canary: str, route: Route, stable: str, canary_workload: str) -> RouteView:
+        with self._lock:
+            self._check()
+            split = self._split(canary, stable, canary_workload)
+            weight = split.weights[canary_workload]
+            return RouteView(weight, split.version, split.stamped_weight, split.stamped_canary, split.editor)
+
+    def set_weight(
+        self, canary: str, route: Route, stable: str, canary_workload: str, weight: int, *, version: int
+    ) -> None:
+        with self._lock:
+            self._check()
+            split = self._split(canary, stable, canary_workload)
+            if not 0 <= weight <= 100:
+                raise RouteError(f"{canary}: {weight} is no percentage; use 0 to 100")
+            if split.version > version:
+                raise FenceError(f"{canary}: the route carries state version {split.version}, newer than {version}")
+            weights = {stable: 100 - weight, canary_workload: weight}
+            self._routes[canary] = _Split(weights, version, weight, canary_workload)
+            self.writes.append((canary, weight, version))
+
+    def _split(self, canary: str, stable: str, canary_workload: str) -> _Split:
+        split = self._routes.get(canary)
+        if split is None:
+            raise RouteError(f"{canary}: there is no route; known: {', '.join(sorted(self._routes)) or 'none'}")
+        for workload in (stable, canary_workload):
+            if workload not in split.weights:
+                raise RouteError(f"{canary}: the route splits between {', '.join(split.weights)}, not {workload}")
+        return split
+
+
+class MemoryWorkloads(_Breakable):
+    """Workloads that are ready until somebody says otherwise."""
+
+    _error = WorkloadError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._views: dict[str, WorkloadView] = {}
+
+    def set_ready(self, canary: str, ready: bool, detail: str = "") -> None:
+        """Both workloads of this canary are ready, or not, and why not."""
+        with self._lock:
+            self._views[canary] = replace(self._view(canary), ready=ready, detail="" if ready else detail)
+
+    def set_started(self, canary: str, started: Mapping[str, datetime]) -> None:
+        """Start times of pods."""
+        with self._lock:
+            self._views[canary] = replace(self._view(canary), started=dict(started))
+
+    def view(self, canary: Canary, stable: str, canary_workload: str) -> WorkloadView:
+        with self._lock:
+            self._check()
+            return self._view(canary.name)
+
+    def _view(self, canary: str) -> WorkloadView:
+        return self._views.get(canary, WorkloadView(ready=True))
+
+
+# ── hooks and people ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+class MemoryHooks:
+    """Hooks whose results are written beforehand; without a script a hook is done at the first look."""
+
+    def __init__(self) -> None:
+        self.started: list[tuple[str, Mapping[str, str]]] = []  # (hook id, facts), once for each id
+        self._scripts: dict[str, deque[HookState]] = {}
+        self._lock = RLock()
+
+    def script(self, canary: str, *results: HookStatus, detail: str = "") -> None:
+        """What the next looks at this canary's hook will find; the last result stays."""
+        with self._lock:
+            self._scripts[canary] = deque(HookState("", status, detail) for status in results)
+
+    def advance(self, canary: Canary, hook: Hook, state: HookState, facts: Mapping[str, str]) -> HookState:
+        if state.status is not HookStatus.OWED:
+            return state
+        with self._lock:
+            if state.id not in {started for started, _ in self.started}:
+                self.started.append((state.id, dict(facts)))
+            script = self._scripts.get(canary.name)
+            if not script:
+                return replace(state, status=HookStatus.DONE)
+            found = script.popleft() if len(script) > 1 else script[0]
+            return replace(found, id=state.id)
+
+
+class MemoryNotifier(_Breakable):
+    """Keeps what it was told to tell, in order, repetitions included."""
+
+    _error = NotifyError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Record] = []
+
+    def notify(self, record: Record) -> None:
+        with self._lock:
+            self._check()
+            self.told.append(record)
+
+
+# ── state ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(slots=True)
+class _Kept:
+    """A record and whether it is still owed to the notifiers."""
+
+    record: Record
+    owed: bool
+
+
+class MemoryStore(_Breakable):
+    """State that is gone with the process. Safe to use from several threads; saved states must not be changed."""
+
+    _error = StoreError
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._mark = 0
+        self._stored: dict[str, Stored] = {}
+        self._said: dict[str, tuple[str, Override, Answer | None]] = {}  # override id -> canary, word, answer
+        self._records: dict[str, _Kept] = {}  # record id -> record, in the order of saving
+        self._beat: tuple[str, datetime] | None = None
+
+    def load(self, canary: str) -> Stored:
+        with self._lock:
+            self._check()
+            pending = tuple(o for name, o, answer in self._said.values() if name == canary and answer is None)
+            return replace(self._current(canary), overrides=pending)
+
+    def save(self, canary: str, state: RolloutState, version: int, records: Sequence[Record]) -> int:
+        with self._lock:
+            self._check()
+            current = self._current(canary)
+            if current.version != version:
+                raise ConflictError(f"{canary}: saved at version {version}, but it is at {current.version} now")
+            ids = [r.id for r in records]
+            for id_ in ids:
+                if id_ in self._records or ids.count(id_) > 1:
+                    raise ConflictError(f"{canary}: there is a record {id_} already")
+            for answer in state.answered:
+                name, word, earlier = self._said.get(answer.id, ("", None, None))
+                if word is not None and name == canary and earlier is None:
+                    self._said[answer.id] = (name, word, answer)
+            self._records.update((r.id, _Kept(r, r.tell)) for r in records)
+            return self._put(canary, replace(current, state=state))
+
+    def release(self, canary: str, release: Release) -> int:
+        with self._lock:
+            self._check()
+            return self._put(canary, replace(self._current(canary), release=release))
+
+    def override(self, canary: str, override: Override) -> int:
+        with self._lock:
+            self._check()
+            if override.id in self._said:
+                return self._current(canary).version
+            self._said[override.id] = (canary, override, None)
+            return self._put(canary, self._current(canary))
+
+    def mark(self) -> int:
+        self._check()
+        return self._mark
+
+    def records(
+        self, canary: str, *, limit: int = 50, before: datetime | None = None, kinds: Sequence[str] = ()
+    ) -> tuple[Record, ...]:
+        with self._lock:
+            self._check()
+            found = [
+                k.record
+                for k in reversed(self._records.values())
+                if k.record.canary == canary
+                and (before is None or k.record.at <= before)
+                and (not kinds or k.record.kind in kinds)
+            ]
+            return tuple(found[: max(limit, 0)])
+
+    def owed(self, limit: int = 100) -> tuple[Record, ...]:
+        with self._lock:
+            self._check()
+            return tuple([k.record for k in self._records.values() if k.owed][: max(limit, 0)])
+
+    def told(self, ids: Sequence[str]) -> None:
+        with self._lock:
+            self._check()
+            for id_ in ids:
+                if id_ in self._records:
+                    self._records[id_].owed = False
+                    self._mark += 1
+
+    def prune(self, keep_after: datetime, keep_at_least: int) -> int:
+        with self._lock:
+            self._check()
+            newer: dict[str, int] = {}  # records of each canary that are newer than the one looked at
+            gone = []
+            for id_, kept in reversed(self._records.items()):
+                canary = kept.record.canary
+                if newer.get(canary, 0) >= keep_at_least and kept.record.at < keep_after and not kept.owed:
+                    gone.append(id_)
+                newer[canary] = newer.get(canary, 0) + 1
+            for id_ in gone:
+                del self._records[id_]
+            self._mark += bool(gone)
+            return len(gone)
+
+    def audit(self, canary: str, limit: int = 50) -> tuple[tuple[Override, Answer | None], ...]:
+        """What people said, newest first, each with its answer; None while it waits for one."""
+        with self._lock:
+            self._check()
+            said = [(word, answer) for name, word, answer in reversed(self._said.values()) if name == canary]
+            return tuple(said[: max(limit, 0)])
+
+    def canaries(self) -> tuple[str, ...]:
+        """Names about which anything is held, sorted."""
+        with self._lock:
+            self._check()
+            return tuple(sorted(self._stored))
+
+    def beat(self, holder: str, at: datetime) -> None:
+        """Somebody runs the daemon and has just ticked."""
+        with self._lock:
+            self._check()
+            self._beat = (holder, at)
+            self._mark += 1
+
+    def heartbeat(self) -> tuple[str, datetime] | None:
+        """Who ran the daemon and when it last ticked; None when nobody ever did."""
+        self._check()
+        return self._beat
+
+    def close(self) -> None:
+        """Nothing to close; here so that stores can be handled alike."""
+
+    def _current(self, canary: str) -> Stored:
+        return self._stored.get(canary, Stored(None, 0))
+
+    def _put(self, canary: str, stored: Stored) -> int:
+        self._stored[canary] = replace(stored, version=stored.version + 1)
+        self._mark += 1
+        return stored.version + 1
