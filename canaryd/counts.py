@@ -1,0 +1,154 @@
+"""Two readings of raw counters in, the requests between them out. Pure.
+
+The rules, per raw series (never `increase()`, which extrapolates and loses the first errors of a new series):
+
+* it rose: the difference; it fell: the process restarted, and what it counted since is the new value;
+* new in the second reading: its whole value, when its exporter was already reporting in the first (the series was
+  born in between, as the first 500 of a release is); otherwise nothing, it is only a new starting point;
+* gone in the second reading: nothing is known of its last moments and nothing is made up.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import inf
+
+import numpy as np
+
+from canaryd.model import Arm, ArmCounts, CounterKey, Floats, Reading, Stretch
+from canaryd.policy import ErrorsMetric, Spec
+
+_NOT_GRPC = ("", "-", "unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class Classes:
+    """What counts as a failure, and what is not counted at all."""
+
+    failures: frozenset[str]  # "5xx" or "429"
+    ignored_flags: frozenset[str]
+    grpc_failures: frozenset[str]
+
+    @classmethod
+    def of(cls, spec: Spec) -> Classes:
+        metric = next((m for m in spec.metrics if m.kind == "errors"), ErrorsMetric(name="errors", kind="errors"))
+        assert isinstance(metric, ErrorsMetric)
+        return cls(frozenset(metric.failures), frozenset(metric.ignore_flags), frozenset(metric.grpc_failures))
+
+    def ignores(self, key: CounterKey) -> bool:
+        """A client that left (code 0 with DC) or was rate limited says nothing about the version."""
+        return any(flag in self.ignored_flags for flag in key.flags.split(","))
+
+    def fails(self, key: CounterKey) -> bool:
+        if key.grpc not in _NOT_GRPC:
+            return key.grpc in self.grpc_failures or self._fails_by_code(key)
+        return self._fails_by_code(key)
+
+    def _fails_by_code(self, key: CounterKey) -> bool:
+        # code 0: no answer at all (unless the client left, which `ignores` has already taken out)
+        return key.code in self.failures or f"{key.code[:1]}xx" in self.failures or key.code == "0"
+
+
+def increments(before: Reading, after: Reading, fresh: Collection[str] = ()) -> dict[CounterKey, float]:
+    """Requests per series over (before.at, after.at]; series without a usable start are left out.
+
+    `fresh`: pods known to have started after `before`, whose counters therefore started from zero.
+    """
+    reporting = {key.exporter for key in before.counters}
+    out: dict[CounterKey, float] = {}
+    for key, value in after.counters.items():
+        old = before.counters.get(key)
+        if old is not None:
+            out[key] = value - old if value >= old else value
+        elif key.exporter in reporting or key.pod in fresh:
+            out[key] = value
+    return out
+
+
+def stretch(
+    before: Reading,
+    after: Reading,
+    classes: Classes,
+    *,
+    first_seen: Mapping[str, datetime] | None = None,
+    warm_up: timedelta = timedelta(0),
+    started: Mapping[str, datetime] | None = None,
+) -> Stretch:
+    """Both arms between two readings. `first_seen`: pods that have not always been there, for the warm-up."""
+    births = {**(first_seen or {}), **(started or {})}
+    fresh = {pod for pod, at in (started or {}).items() if before.at < at <= after.at}
+    young = {pod for pod, at in births.items() if before.at < at + warm_up}
+    grown = increments(before, after, fresh)
+    edges = common_edges(grown, young)
+    present = {key.arm for key in after.counters if key.name == "requests"}
+    arms = {arm: _arm(grown, arm, classes, young, edges, present=arm in present) for arm in Arm}
+    return Stretch(
+        start=before.at, end=after.at, stable=arms[Arm.STABLE], canary=arms[Arm.CANARY], edges=np.array(edges)
+    )
+
+
+def common_edges(grown: Mapping[CounterKey, float], young: Collection[str] = ()) -> list[float]:
+    """Finite bucket edges (ms, ascending) that every counted pod of both arms has; empty when there are none."""
+    by_pod: defaultdict[tuple[Arm, str], set[float]] = defaultdict(set)
+    for key in grown:
+        if key.name == "bucket" and key.pod not in young:
+            by_pod[key.arm, key.pod].add(key.le)
+    sets = [les for les in by_pod.values() if inf in les]
+    common = set.intersection(*sets) - {inf} if sets else set()
+    return sorted(common)
+
+
+def _arm(
+    grown: Mapping[CounterKey, float],
+    arm: Arm,
+    classes: Classes,
+    young: Collection[str],
+    edges: list[float],
+    *,
+    present: bool,
+) -> ArmCounts:
+    requests = failures = young_requests = young_failures = timed = 0.0
+    pods: set[str] = set()
+    within: defaultdict[float, float] = defaultdict(float)
+    for key, n in grown.items():
+        if key.arm is not arm:
+            continue
+        if key.name == "bucket":
+            if key.pod not in young:
+                within[key.le] += n
+        elif not classes.ignores(key):
+            failed = n if classes.fails(key) else 0.0
+            pods.add(key.pod)
+            requests += n
+            failures += failed
+            if key.pod in young:
+                young_requests += n
+                young_failures += failed
+    if edges:
+        timed = within[inf]
+    return ArmCounts(
+        present=present,
+        requests=requests,
+        failures=failures,
+        young_requests=young_requests,
+        young_failures=young_failures,
+        pods=tuple(sorted(pods)),
+        timed=timed,
+        slower=slower(timed, [within[e] for e in edges]),
+    )
+
+
+def slower(timed: float, within: list[float]) -> Floats:
+    """Requests above each edge; cumulative buckets read a moment apart are made monotone, never negative."""
+    if not within:
+        return np.zeros(0)
+    cumulative = np.minimum(np.maximum.accumulate(np.array(within, dtype=np.float64)), timed)
+    return np.asarray(timed - cumulative, dtype=np.float64)
+
+
+def pods(reading: Reading, arm: Arm) -> set[str]:
+    """Pods of one arm that have any series."""
+    return {key.pod for key in reading.counters if key.arm is arm}
