@@ -138,6 +138,7 @@ class Finding:
     toward_rollback: float = 0.0
     toward_step: float = 0.0
     needed: float | None = None  # canary requests still needed for the step at the present rates
+    ruled_out: float | None = None  # the difference that must be ruled out before the step
     note: str = ""  # what limits it, why it is blind, ...
 
 
@@ -163,6 +164,7 @@ class Judgement:
     toward_rollback: float = 0.0
     toward_step: float = 0.0
     share: Share | None = None
+    stable_worse: bool = False  # stable fails clearly more; watched while traffic goes back to it after a promotion
 
 
 @dataclass(frozen=True, slots=True)

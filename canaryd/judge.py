@@ -1,0 +1,283 @@
+"""Evidence in, verdict out, with the sentence that explains it. Pure.
+
+Unknown is never good news: what cannot be seen is `blind`, what is not yet proven is `inconclusive`, and only a proof
+that every critical row is acceptable is `healthy`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, log
+
+import numpy as np
+
+from canaryd import wording
+from canaryd.model import Finding, Floats, Judgement, Share, Verdict
+from canaryd.policy import Spec
+from canaryd.stats import evidence
+from canaryd.stats.assess import Assessment, assess, split_is
+from canaryd.stats.evidence import Batch, Rules
+
+EXPECTED_BEFORE_SILENCE_COUNTS = 7.0  # requests; a Poisson mean that stays silent with probability below 0.1 %
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """One rollout to be judged. `unseen`: why nothing could be read at this tick, for people; empty when it could."""
+
+    spec: Spec
+    arrays: Mapping[str, Floats]
+    edges: Floats
+    step: int
+    weight: int  # percent that the route has
+    unseen: str = ""
+    canary: str = "the canary"  # workload names for the sentences
+    stable: str = "stable"
+    note: str = ""  # what the source wants to say
+
+
+def judge(subjects: Sequence[Subject]) -> list[Judgement]:
+    """One judgement for each subject; the numbers of all of them are computed together."""
+    if not subjects:
+        return []
+    batch = Batch([s.arrays for s in subjects], [s.edges for s in subjects], [Rules.of(s.spec) for s in subjects])
+    numbers = assess(batch, [s.step for s in subjects], [s.weight / 100 for s in subjects])
+    return [_Bench(s, numbers, i).judgement() for i, s in enumerate(subjects)]
+
+
+class _Bench:
+    """One canary's numbers, cut out of the assessment of all."""
+
+    def __init__(self, subject: Subject, numbers: Assessment, i: int) -> None:
+        self.s, self.a, self.i = subject, numbers, i
+        self.alarm = -log(subject.spec.alpha)
+        self.proof = -log(subject.spec.beta)
+        self.log_e = float(numbers.log_e[i])
+        self.critical = numbers.critical[i]
+        self.share = self._share()
+        self.regressed = self.log_e >= self.alarm
+
+    def judgement(self) -> Judgement:
+        blind = self._blindness()
+        findings = self._findings(blind)
+        toward = min((self._fine(row) for row in self.critical), default=0.0)
+        if self.regressed:
+            verdict = Verdict.REGRESSED
+        elif blind or any(f.verdict is Verdict.BLIND for f in findings):
+            verdict = Verdict.BLIND
+        elif self._is_healthy():
+            verdict = Verdict.HEALTHY
+        else:
+            verdict = Verdict.INCONCLUSIVE
+        decisive = self._decisive(findings, verdict)
+        return Judgement(
+            verdict=verdict,
+            findings=tuple(findings),
+            sentence=self._sentence(findings, verdict, decisive, blind),
+            decisive=decisive.metric if decisive else "",
+            log_e=self.log_e,
+            toward_rollback=_towards(self.log_e, self.alarm),
+            toward_step=toward,
+            share=self.share,
+            stable_worse=bool(self.a.stable_worse[self.i] > 4),
+        )
+
+    # ── what can be seen ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _share(self) -> Share:
+        n_c, n = (evidence.clock(self.s.arrays, k) for k in ("share_c", "share_n"))
+        if evidence.clock(self.s.arrays, "weight") != self.s.weight / 100 or n == 0:
+            return Share(observed=None, requests=0.0, confirmed=False, mismatch=False)
+        spec = self.s.spec
+        confirmed, mismatch = split_is(self.a.split[self.i], self.s.weight / 100, spec.alpha, spec.beta)
+        return Share(observed=n_c / n, requests=n, confirmed=confirmed, mismatch=mismatch)
+
+    def _blindness(self) -> str:
+        """Why the comparison cannot be made, or nothing."""
+        if self.s.unseen:
+            return self.s.unseen
+        if self.share.observed is None or self.s.weight == 0:
+            return ""
+        w, n = self.s.weight / 100, self.share.requests
+        n_c = self.share.observed * n
+        missing_c = w * n / max(1 - w, 0.01) if n_c == 0 else 0.0
+        missing_s = (1 - w) * n / w if n_c == n and w < 1 else 0.0
+        if missing_c >= EXPECTED_BEFORE_SILENCE_COUNTS:
+            return f"no request reached {self.s.canary}, though about {wording.count(missing_c)} should have"
+        if missing_s >= EXPECTED_BEFORE_SILENCE_COUNTS:
+            return f"no request reached {self.s.stable}, though about {wording.count(missing_s)} should have"
+        return ""
+
+    # ── findings ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _findings(self, blind: str) -> list[Finding]:
+        out = []
+        for metric in self.s.spec.metrics:
+            if metric.kind == "errors":
+                out.append(self._finding(metric.name, "errors", 0, [r for r in self.critical if r == 0], blind))
+            elif metric.kind == "latency":
+                out.append(self._latency(metric.name, blind))
+            else:
+                out.append(
+                    Finding(metric.name, Verdict.INCONCLUSIVE, metric.kind, note="not judged by this version; ignored")
+                )
+        return out
+
+    def _latency(self, name: str, blind: str) -> Finding:
+        usable = np.flatnonzero(self.a.usable[self.i][1:]) + 1
+        if len(usable) == 0:
+            scored = evidence.clock(self.s.arrays, "intervals") > 0
+            note = self.s.note or "no latency histogram with edges that both arms share"
+            return Finding(
+                name,
+                Verdict.BLIND if scored or blind else Verdict.INCONCLUSIVE,
+                "latency",
+                note=blind or (note if scored else "no interval has been counted yet"),
+            )
+        critical = [r for r in self.critical if r > 0]
+        worst = int(usable[np.argmax(self.a.row_log_e[self.i][usable])])
+        least_sure = min(critical, key=self._fine, default=worst)
+        row = worst if self.a.named[self.i][worst] or self.regressed else least_sure
+        edge = wording.milliseconds(float(self.s.edges[row - 1]))
+        return self._finding(name, f"slower than {edge}", row, critical, blind)
+
+    def _finding(self, name: str, event: str, row: int, critical: list[int], blind: str) -> Finding:
+        a, i = self.a, self.i
+        least_sure = min(critical, key=self._fine, default=row)
+        towards = self._fine(least_sure) if critical else 0.0
+        if self.regressed and self._is_culprit(row):
+            verdict = Verdict.REGRESSED
+        elif blind:
+            verdict = Verdict.BLIND
+        else:
+            verdict = Verdict.HEALTHY if towards >= 1 else Verdict.INCONCLUSIVE
+        counted = a.n_c[i, row] > 0 and a.n_s[i, row] > 0
+        return Finding(
+            metric=name,
+            verdict=verdict,
+            event=event,
+            canary=_number(a.rate_c[i, row]),
+            stable=_number(a.rate_s[i, row]) if counted else None,
+            canary_n=float(a.n_c[i, row]),
+            stable_n=float(a.n_s[i, row]),
+            difference=_number(a.difference[i, row]),
+            low=_number(a.low[i, row]),
+            high=_number(a.high[i, row]),
+            tolerated=_number(a.tolerated[i, row]),
+            log_e=float(a.row_log_e[i, row]),
+            toward_rollback=_towards(float(a.row_log_e[i, row]), self.alarm),
+            toward_step=towards,
+            needed=self._needed(critical),
+            ruled_out=_number(a.margin[i, least_sure]),
+            note=blind,
+        )
+
+    def _is_culprit(self, row: int) -> bool:
+        rows = self.a.row_log_e[self.i]
+        return bool(self.a.named[self.i, row]) or row == int(np.argmax(rows))
+
+    def _fine(self, row: int) -> float:
+        return _towards(float(self.a.fine[self.i, row]), self.proof)
+
+    def _needed(self, rows: list[int]) -> float | None:
+        """Canary requests until every row is proven acceptable, if the canary is as good as stable."""
+        need = 0.0
+        for row in rows:
+            missing, gain = self.proof - float(self.a.fine[self.i, row]), float(self.a.gain[self.i, row])
+            if missing > 0:
+                if gain <= 0:
+                    return None
+                need = max(need, missing / gain)
+        return need
+
+    # ── verdict ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _is_healthy(self) -> bool:
+        families = {m.kind for m in self.s.spec.metrics} & {"errors", "latency"}
+        proven = {("errors" if row == 0 else "latency") for row in self.critical}
+        return (
+            proven >= families
+            and all(self._fine(row) >= 1 for row in self.critical)
+            and self.log_e < self.alarm / 2
+            and not self.share.mismatch
+        )
+
+    def _decisive(self, findings: list[Finding], verdict: Verdict) -> Finding | None:
+        if verdict is Verdict.REGRESSED:
+            return max((f for f in findings if f.verdict is verdict), key=lambda f: f.log_e, default=None)
+        judged = [f for f in findings if f.canary_n > 0]
+        if verdict is Verdict.INCONCLUSIVE:
+            return min(judged, key=lambda f: f.toward_step, default=None)
+        return judged[0] if judged else None
+
+    def _sentence(self, findings: list[Finding], verdict: Verdict, decisive: Finding | None, blind: str) -> str:
+        if verdict is Verdict.REGRESSED:
+            others = [f.metric for f in findings if f.verdict is not verdict and f.canary_n > 0]
+            cause = compared(decisive) if decisive else "the canary is worse than tolerated"
+            return cause + (f". Not the cause: {', '.join(others)}" if others else "")
+        if verdict is Verdict.BLIND:
+            return blind or next(f"{f.metric}: {f.note}" for f in findings if f.verdict is verdict)
+        if verdict is Verdict.HEALTHY:
+            return ", ".join(_healthy(f) for f in findings if f.canary_n > 0)
+        return self._missing(findings, decisive)
+
+    def _missing(self, findings: list[Finding], decisive: Finding | None) -> str:
+        if self.share.mismatch:
+            return (
+                f"the route says {self.s.weight} % but {wording.percent(self.share.observed)} of "
+                f"{wording.plural(self.share.requests, 'request')} reached the canary"
+            )
+        if decisive is None:
+            return "no request has been counted yet"
+        if all(f.toward_step >= 1 for f in findings if f.canary_n > 0) and self.log_e >= self.alarm / 2:
+            return f"{wording.percent(_towards(self.log_e, self.alarm))} of the evidence to roll back; no step on that"
+        rule_out = f"to rule out {wording.points(decisive.ruled_out)} {_more(decisive)}"
+        if decisive.needed is None:
+            return f"more stable requests needed {rule_out}"
+        return (
+            f"{wording.plural(np.ceil(decisive.needed), 'canary request')} more needed{self._eta(decisive)} {rule_out}"
+        )
+
+    def _eta(self, finding: Finding) -> str:
+        seconds, requests = (evidence.clock(self.s.arrays, k) for k in ("seconds", "requests"))
+        rate = requests / seconds * self.s.weight / 100 if seconds > 0 else 0.0
+        if rate <= 0 or finding.needed is None:
+            return ""
+        return f" (about {wording.span(max(finding.needed / rate, 1.0))})"
+
+
+def compared(f: Finding) -> str:
+    """`errors 1.9 % canary vs 0.10 % stable (n 1 630 / 31 020); difference +1.8 pt (+1.1..+2.6), tolerated +0.03 pt`."""
+    head = f"{_named(f)} {wording.percent(f.canary)} canary"
+    if f.stable is None:
+        return f"{head} (n {wording.count(f.canary_n)})"
+    return (
+        f"{head} vs {wording.percent(f.stable)} stable "
+        f"(n {wording.count(f.canary_n)} / {wording.count(f.stable_n)}); difference "
+        f"{wording.interval(f.difference, f.low, f.high)}, tolerated {wording.points(f.tolerated)}"
+    )
+
+
+def _healthy(f: Finding) -> str:
+    return (
+        f"{_named(f)} {wording.percent(f.canary)} canary vs {wording.percent(f.stable)} stable "
+        f"(n {wording.count(f.canary_n)} / {wording.count(f.stable_n)})"
+    )
+
+
+def _named(f: Finding) -> str:
+    return f.metric if f.event == "errors" else f"{f.metric}: {f.event}"
+
+
+def _more(f: Finding) -> str:
+    return "more errors" if f.event == "errors" else f"more {f.event}"
+
+
+def _towards(value: float, threshold: float) -> float:
+    """Share of a threshold that has been reached, 0..1, and exactly 1 only when it has."""
+    return 1.0 if value >= threshold else max(0.0, min(value / threshold, 0.999))
+
+
+def _number(value: np.float64) -> float | None:
+    return float(value) if isfinite(value) else None

@@ -1,0 +1,166 @@
+"""From the state of the tests to the numbers that are judged and shown, for many canaries at once.
+
+The evidence of one canary is one e-value: the weighted mean over its rows, start epochs and alternatives. A weighted
+mean of e-values is an e-value under any dependence, so nothing is paid for looking at many metrics beyond the weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from canaryd.model import Floats
+from canaryd.stats import bernoulli, difference, edges, share
+from canaryd.stats.evidence import EPOCHS, Batch, J, Mask
+
+WEIGHT_ERRORS, WEIGHT_LATENCY, WEIGHT_HARD, WEIGHT_ALONE = 0.40, 0.40, 0.10, 0.05
+WEIGHT_RESERVE = 0.05  # cash, kept for sources of evidence to come
+CULPRIT_RATE = 0.05  # false discovery rate at which metrics are named
+_LOG_EPOCHS = np.log([0.5] + [0.5 / (EPOCHS - 1)] * (EPOCHS - 1))
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """C canaries, M rows, padded. Rates and differences are shares."""
+
+    log_e: Floats  # (C,) combined
+    row_log_e: Floats  # (C, M) of each row alone; the row of errors includes the hard channel
+    named: Floats  # (C, M) 1 where e-BH names the row as worse
+    usable: Floats  # (C, M) 1 where the row is judged
+    fine: Floats  # (C, M) log e against "unacceptable" at the present gate
+    gain: Floats  # (C, M) expected gain of `fine` for each canary request at the present weight
+    critical: list[list[int]]  # rows that must be fine before a step
+    rate_c: Floats  # (C, M) canary
+    rate_s: Floats  # (C, M) stable, weighted as the canary's requests were
+    n_c: Floats  # (C, M)
+    n_s: Floats  # (C, M)
+    difference: Floats  # (C, M) with `low` and `high`
+    low: Floats
+    high: Floats
+    tolerated: Floats  # (C, M) at the predicted stable rate
+    margin: Floats  # (C, M) what must be ruled out at the present gate, as a difference
+    split: Floats  # (C, 4) see canaryd.stats.share
+    stable_worse: Floats  # (C,) z of "stable fails more than the canary" over the totals
+
+
+def log_sum(values: Floats, axis: int | tuple[int, ...]) -> Floats:
+    """ln(sum(exp(values))) without overflow; -inf stands for nothing."""
+    top = np.max(values, axis=axis, keepdims=True)
+    top = np.where(np.isfinite(top), top, 0.0)
+    with np.errstate(divide="ignore"):
+        out = np.log(np.sum(np.exp(values - top), axis=axis, keepdims=True)) + top
+    return np.asarray(np.squeeze(out, axis=axis))
+
+
+def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Assessment:
+    """gates: index of the present step of each canary; weights: its present share 0..1."""
+    a = batch.a
+    rates = batch.rates()
+    rows = _row_evidence(batch)
+    log_w = _row_weights(batch)
+    hard, alone = log_sum(a["hard"], -1) - np.log(J), log_sum(a["alone"], -1) - np.log(J)
+    parts = [log_sum(log_w + rows, -1), np.log(WEIGHT_HARD) + hard, np.log(WEIGHT_ALONE) + alone]
+    combined = log_sum(np.stack([*parts, np.full(len(hard), np.log(WEIGHT_RESERVE))], -1), -1)
+    rows = rows.copy()
+    rows[:, 0] = np.maximum(rows[:, 0], np.maximum(hard, alone))
+    at = np.arange(len(batch.rules)), slice(None), np.clip(gates, 0, None)
+    margin_r, margin_d = batch.margin()
+    gain = _gain(rates, margin_r[..., 0], margin_d[at], np.asarray(weights))
+    r, d = batch.tolerance()
+    rate_c, rate_s, shown = _shown(batch, rates)
+    return Assessment(
+        log_e=combined,
+        row_log_e=rows,
+        named=_culprits(rows, a["usable"] > 0),
+        usable=a["usable"],
+        fine=a["fine"][at],
+        gain=gain,
+        critical=[_critical(rates[i], a["usable"][i] > 0) for i in range(len(rates))],
+        rate_c=rate_c,
+        rate_s=rate_s,
+        n_c=a["total"][..., 1],
+        n_s=a["total"][..., 3],
+        difference=shown[0],
+        low=shown[1],
+        high=shown[2],
+        tolerated=r * rates + d,
+        margin=margin_r[..., 0] * rates + margin_d[at],
+        split=a["share"],
+        stable_worse=_stable_worse(a["total"][:, 0]),
+    )
+
+
+def _row_evidence(batch: Batch) -> Floats:
+    """(C, M) log e-value of each row: mean over alternatives and epochs; epochs not begun are cash."""
+    per_epoch = log_sum(batch.a["worse"], -1) - np.log(J)  # zeros, so cash, where nothing was bet
+    return log_sum(per_epoch + _LOG_EPOCHS[None, :, None], 1)
+
+
+def _row_weights(batch: Batch) -> Floats:
+    """(C, M) log weights; a family that is not judged leaves its weight to the other, as does one without rows."""
+    usable = batch.a["usable"] > 0
+    edges_used = usable[:, 1:].sum(1)
+    errors, latency = usable[:, 0], edges_used > 0
+    whole = WEIGHT_ERRORS + WEIGHT_LATENCY
+    w = np.zeros(usable.shape)
+    w[:, 0] = np.where(latency, WEIGHT_ERRORS, whole) * errors
+    w[:, 1:] = usable[:, 1:] * (np.where(errors, WEIGHT_LATENCY, whole) / np.maximum(edges_used, 1))[:, None]
+    w[~errors & ~latency, 0] = whole  # nothing judged yet: the whole weight lies on a row without evidence, as cash
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(w))
+
+
+def _critical(rate: Floats, usable: Mask) -> list[int]:
+    rows = [0] if usable[0] else []
+    return rows + [1 + b for b in edges.nearest(rate[1:], usable[1:])]
+
+
+def _gain(rates: Floats, r: Floats, d: Floats, weight: Floats) -> Floats:
+    """Expected log e against "unacceptable" per canary request, if the canary is as good as stable."""
+    n_c = np.full(rates.shape, 1000.0)
+    ratio = (1 - weight) / np.maximum(weight, 1e-6)
+    n_s = n_c * ratio[:, None]
+    return bernoulli.log_e_fine(n_c * rates, n_c, n_s * rates, n_s, rates, rates, r, d) / 1000.0
+
+
+def _shown(batch: Batch, rates: Floats) -> tuple[Floats, Floats, tuple[Floats, Floats, Floats]]:
+    """Rates of both arms and the interval of their difference, all stratified by interval."""
+    x_c, n_c, _, n_s = np.moveaxis(batch.a["total"], -1, 0)
+    total, requests, leverage = np.moveaxis(batch.a["spread"], -1, 0)
+    smooth_c = (x_c + 0.5) / (n_c + 1)
+    middle, low, high = difference.interval(total, requests, leverage, smooth_c, rates)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate_c = x_c / n_c
+    return rate_c, np.where(n_s > 0, rate_c - middle, np.nan), (middle, low, high)
+
+
+def _culprits(rows: Floats, usable: Mask) -> Floats:
+    """e-BH: the rows whose e-value is at least K / (q k), k the largest count for which that many are.
+
+    Wang and Ramdas, "False discovery rate control with e-values", JRSS B 84(3), 2022. K: rows judged.
+    """
+    values = np.where(usable, rows, -np.inf)
+    order = np.sort(values, axis=1)[:, ::-1]
+    k = np.arange(1, rows.shape[1] + 1)
+    bars = np.log(np.maximum(usable.sum(1), 1))[:, None] - np.log(CULPRIT_RATE * k)
+    passed = np.where(order >= bars, k, 0).max(1)
+    bar = np.log(np.maximum(usable.sum(1), 1)) - np.log(CULPRIT_RATE * np.maximum(passed, 1))
+    return np.asarray((values >= bar[:, None]) & (passed > 0)[:, None], dtype=np.float64)
+
+
+def _stable_worse(errors: Floats) -> Floats:
+    """z-score of "stable fails more" over all scored requests, shape (C,); a plain warning, not a test."""
+    x_c, n_c, x_s, n_s = np.moveaxis(errors, -1, 0)
+    p = (x_c + x_s + 0.5) / (n_c + n_s + 1)
+    scale = np.sqrt(p * (1 - p) * (1 / np.maximum(n_c, 1) + 1 / np.maximum(n_s, 1)))
+    return np.asarray((x_s / np.maximum(n_s, 1) - x_c / np.maximum(n_c, 1)) / scale)
+
+
+def split_is(split: Floats, weight: float, alpha: float, beta: float) -> tuple[bool, bool]:
+    """(confirmed, mismatch) of one canary's four log e-values about the split."""
+    _, high = share.limits(np.asarray(weight))
+    need = -np.log(beta)
+    confirmed = bool(split[0] >= need and (split[1] >= need or high >= 1))
+    return confirmed, bool(max(split[2], split[3]) >= -np.log(alpha))
