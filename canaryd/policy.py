@@ -7,14 +7,16 @@ and a message says what would be right. Never reads files or clocks: `canaryd.co
 from __future__ import annotations
 
 import json
-import math
 import re
+from collections.abc import Callable
 from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
 from itertools import pairwise
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -30,30 +32,79 @@ KIND = "Canary"
 MAX_STEPS = 50
 MAX_METRICS = 20
 
+# ── what is said about a wrong value ─────────────────────────────────────────────────────────────────────────
+
+
+Wrong = tuple[tuple[str | int, ...], str]  # path below the validated place in the document's own keys, message
+
+
+class MisfitError(ValueError):
+    """Values that do not fit together; carries every one, not the first."""
+
+    def __init__(self, *wrong: Wrong) -> None:
+        self.wrong = wrong
+        super().__init__("; ".join(message for _, message in wrong))
+
+
+def said(value: object) -> str:
+    """The value as its writer would recognise it, at most about 60 characters and without control characters."""
+    if value is None:
+        return "an empty value"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        text = value if len(value) <= 60 else value[:57] + "…"
+        return '"' + "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text) + '"'
+    if isinstance(value, int):
+        return str(value) if abs(value) < 10**18 else "a number of more than 18 digits"
+    if isinstance(value, float):
+        return repr(value)
+    return "a mapping" if isinstance(value, dict) else "a list" if isinstance(value, (list, tuple)) else "this"
+
+
+def _shaped(pattern: str, longest: int, wanted: str) -> Callable[[str], str]:
+    """A check that a text has this form; the message says which form is wanted."""
+    form = re.compile(pattern)
+
+    def check(value: str) -> str:
+        if len(value) > longest:
+            raise ValueError(f"{said(value)} is too long with {len(value)} characters; use at most {longest}")
+        if not form.fullmatch(value):
+            raise ValueError(f"{said(value)} is not {wanted}")
+        return value
+
+    return check
+
+
+def _schema(pattern: str, longest: int) -> WithJsonSchema:
+    return WithJsonSchema({"type": "string", "pattern": pattern, "maxLength": longest})
+
+
 # ── quantities ───────────────────────────────────────────────────────────────────────────────────────────────
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_PERCENT = re.compile(r"^([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*%$")
-_POINTS = re.compile(r"^([+-]?\d+(?:\.\d+)?(?:[eE][+-]?\d+)?)\s*pp$")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
+_NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)(?:[eE]([+-]?[0-9]+))?"
+_PERCENT = re.compile(_NUMBER + r"\s*%")
+_POINTS = re.compile(_NUMBER + r"\s*pp")
 _LONGEST = timedelta(days=366)
 
 
 def parse_duration(value: object) -> timedelta:
-    """`"1h30m"`, `"2s"`, `"500ms"` → timedelta. Raises ValueError that says what would be right."""
+    """`"1h30m"`, `"500ms"` → timedelta in whole milliseconds. Raises ValueError that says what would be right."""
     if isinstance(value, timedelta):
         return value
     wanted = 'use a number with a unit, such as "30s", "5m" or "1h30m"'
     if not isinstance(value, str) or len(value) > 40:
-        raise ValueError(f"{value!r} is not a duration; {wanted}")
+        raise ValueError(f"{said(value)} is not a duration; {wanted}")
     text = value.strip()
     parts = _DURATION.findall(text)
     if not parts or "".join(n + u for n, u in parts) != text:
-        raise ValueError(f"{value!r} is not a duration; {wanted}")
-    span = timedelta(seconds=sum(float(n) * _UNITS[u] for n, u in parts))
-    if span > _LONGEST:
-        raise ValueError(f"{value!r} is longer than a year; {wanted}")
-    return span
+        raise ValueError(f"{said(value)} is not a duration; {wanted}")
+    seconds = sum(float(n) * _UNITS[u] for n, u in parts)
+    if seconds > _LONGEST.total_seconds():
+        raise ValueError(f"{said(value)} is longer than a year; {wanted}")
+    return timedelta(milliseconds=round(seconds * 1000))
 
 
 def format_duration(span: timedelta) -> str:
@@ -69,16 +120,31 @@ def format_duration(span: timedelta) -> str:
     return "".join(out)
 
 
+def _hundredth(match: re.Match[str]) -> float:
+    """A number in hundredths, rounded once, so that `_hundredfold` reads back as the same float; may be infinite."""
+    return float(f"{match[1]}e{int(match[2] or 0) - 2}")
+
+
+def _hundredfold(share: float) -> str:
+    """The shortest text of 100 * share that reads back as the same share."""
+    exact = Decimal(repr(float(share))).scaleb(2).normalize() + 0  # + 0: no "-0"
+    plain = f"{exact:f}"
+    return plain if len(plain) <= 20 else str(exact)
+
+
 def parse_share(value: object) -> float:
     """`"5%"` → 0.05. A bare number is refused: nobody can tell whether 5 or 0.05 was meant."""
     if isinstance(value, Share):
         return float(value)
-    match = _PERCENT.match(value.strip()) if isinstance(value, str) and len(value) <= 40 else None
+    match = _PERCENT.fullmatch(value.strip()) if isinstance(value, str) and len(value) <= 40 else None
     if match is None:
-        raise ValueError(f'{value!r} has no unit; write a percentage such as "5%"')
-    share = float(match.group(1)) / 100
-    if not math.isfinite(share):
-        raise ValueError(f'{value!r} is not a finite percentage; write one such as "5%"')
+        bare = isinstance(value, int | float) and not isinstance(value, bool)
+        bare = bare or (isinstance(value, str) and re.fullmatch(_NUMBER, value) is not None)
+        lacking = "has no unit" if bare else "is not a percentage"
+        raise ValueError(f'{said(value)} {lacking}; write a percentage such as "5%"')
+    share = _hundredth(match)
+    if not abs(share) < 1e6:
+        raise ValueError(f'{said(value)} is no usable percentage; write one such as "5%"')
     return share
 
 
@@ -91,15 +157,15 @@ def _share(value: object) -> Share:
 
 
 def format_share(share: float) -> str:
-    """0.05 → `"5%"`, exact enough to read back."""
-    return f"{share * 100:.10g}%"
+    """0.05 → `"5%"`; `parse_share` reads it back as exactly the same share."""
+    return f"{_hundredfold(share)}%"
 
 
 Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^(\d+(\.\d+)?(ms|s|m|h|d))+$", "example": "30s"}),
+    WithJsonSchema({"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$", "example": "30s"}),
 ]
 Percent = Annotated[
     float,
@@ -114,7 +180,9 @@ def _camel(name: str) -> str:
     return head + "".join(word.capitalize() for word in tail)
 
 
-class _Document(BaseModel):
+class Document(BaseModel):
+    """A mapping in a document: immutable, strict, no unknown keys, keys in camelCase."""
+
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
@@ -141,7 +209,7 @@ class Tolerance(BaseModel):
         if self.relative or not self.absolute:
             parts.append(format_share(self.relative))
         if self.absolute:
-            parts.append(f"{self.absolute * 100:.10g}pp")
+            parts.append(f"{_hundredfold(self.absolute)}pp")
         return " + ".join(parts)
 
 
@@ -150,22 +218,20 @@ def parse_tolerance(value: object) -> Tolerance:
     if isinstance(value, Tolerance):
         return value
     wanted = 'write "5%" (of stable\'s own value), "0.02pp" (percentage points) or both: "5% + 0.02pp"'
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} has no unit; {wanted}")
-    relative = absolute = 0.0
-    seen: set[str] = set()
-    for part in value[:100].split("+"):
-        percent, points = _PERCENT.match(part.strip()), _POINTS.match(part.strip())
-        unit = "%" if percent else "pp"
-        match = percent or points
-        if match is None or unit in seen:
-            raise ValueError(f"{value!r} is not a tolerance; {wanted}")
-        seen.add(unit)
-        amount = float(match.group(1)) / 100
-        if not 0 <= amount <= 100:
-            raise ValueError(f"{value!r} is out of range; a tolerance is from 0 to 10000 %, {wanted}")
-        relative, absolute = (amount, absolute) if percent else (relative, amount)
-    return Tolerance(relative=relative, absolute=absolute)
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        raise ValueError(f"{said(value)} has no unit; {wanted}")
+    if not isinstance(value, str) or len(value) > 100:
+        raise ValueError(f"{said(value)} is not a tolerance; {wanted}")
+    amounts: dict[str, float] = {}
+    for part in value.split("+"):
+        percent, points = _PERCENT.fullmatch(part.strip()), _POINTS.fullmatch(part.strip())
+        match, unit = percent or points, "%" if percent else "pp"
+        if match is None or unit in amounts:
+            raise ValueError(f"{said(value)} is not a tolerance; {wanted}")
+        amounts[unit] = _hundredth(match)
+        if not 0 <= amounts[unit] <= 100:
+            raise ValueError(f"{said(value)} is out of range; a tolerance is from 0 to 10000 %, {wanted}")
+    return Tolerance(relative=amounts.get("%", 0.0), absolute=amounts.get("pp", 0.0))
 
 
 ToleranceText = Annotated[
@@ -178,7 +244,7 @@ ToleranceText = Annotated[
 # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Step(_Document):
+class Step(Document):
     """One entry of the plan."""
 
     weight: int = Field(description="percent of requests sent to the canary, 1 to 100")
@@ -194,29 +260,42 @@ class Step(_Document):
     @classmethod
     def _weight_is_a_percentage(cls, value: int) -> int:
         if not 1 <= value <= 100:
-            raise ValueError(f"{value} is not a usable percentage; use 1 to 100")
+            raise ValueError(f"{said(value)} is not a percentage; use 1 to 100")
         return value
+
+
+_LINEAR = ("from", "to", "by")
+
+
+def _linear_steps(plan: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """`{from, to, by}` with bake and timeout for each step → a list of steps that ends at `to`."""
+    known = (*_LINEAR, "bake", "timeout")
+    wrong: list[Wrong] = [
+        ((key,), f"unknown key; a linear plan has {', '.join(known)}") for key in plan if key not in known
+    ]
+    for key in _LINEAR:
+        if key not in plan:
+            wrong.append(
+                ((key,), "is missing; a linear plan needs from, to and by, such as {from: 10, to: 100, by: 10}")
+            )
+        elif not isinstance(plan[key], int) or isinstance(plan[key], bool):
+            wrong.append(((key,), f"{said(plan[key])} is not a whole number"))
+    if wrong:
+        raise MisfitError(*wrong)
+    first, last, by = (plan[key] for key in _LINEAR)
+    if not (1 <= first <= last <= 100 and by >= 1):
+        plain = f"from {said(first)} to {said(last)} by {said(by)}"
+        raise MisfitError(((), f"{plain} is no plan; need 1 <= from <= to <= 100 and by >= 1"))
+    rest = {key: plan[key] for key in ("bake", "timeout") if key in plan}
+    return tuple({"weight": weight, **rest} for weight in [*range(first, last, by), last])
 
 
 def _expand_steps(value: object) -> object:
     """`{from, to, by}` and bare numbers become a list of steps."""
     if isinstance(value, dict):
-        unknown = sorted(set(map(str, value)) - {"from", "to", "by", "bake", "timeout"})
-        if unknown:
-            raise ValueError(f"unknown key {unknown[0]!r}; a linear plan has from, to, by, bake and timeout")
-        numbers = [value.get(k) for k in ("from", "to", "by")]
-        if not all(isinstance(n, int) and not isinstance(n, bool) for n in numbers):
-            raise ValueError(
-                "a linear plan needs whole numbers for from, to and by, such as {from: 10, to: 100, by: 10}"
-            )
-        first, last, by = (int(n) for n in numbers if isinstance(n, int))
-        if not (1 <= first <= last <= 100 and by >= 1):
-            raise ValueError(f"from {first} to {last} by {by} is no plan; need 1 <= from <= to <= 100 and by >= 1")
-        weights = [*range(first, last, by), last]
-        rest = {k: v for k, v in value.items() if k in ("bake", "timeout")}
-        return tuple({"weight": w, **rest} for w in weights)
+        return _linear_steps(value)
     if isinstance(value, list):
-        return tuple({"weight": s} if isinstance(s, int) and not isinstance(s, bool) else s for s in value)
+        return tuple(item if isinstance(item, dict | Step) else {"weight": item} for item in value)
     return value
 
 
@@ -225,11 +304,29 @@ DEFAULT_WEIGHTS = (5, 10, 25, 50, 100)
 # ── metrics ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 _NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
-Name = Annotated[str, Field(pattern=_NAME, max_length=63)]
+_NAME_WANTED = 'a name; use lower-case letters, digits and "-", with a letter or digit at both ends'
+Name = Annotated[str, AfterValidator(_shaped(_NAME, 63, _NAME_WANTED)), _schema(_NAME, 63)]
 Template = Annotated[str, Field(min_length=1, max_length=4096)]
 
+_URL = r"^https?://[^\s/?#@]+([/?#][^\s]*)?$"
 
-class _Metric(_Document):
+
+def _url(value: str) -> str:
+    """Says only the beginning of a wrong one: the rest may be a secret, as in the address of a chat's webhook."""
+    if len(value) > 2048:
+        raise ValueError(f"a URL of {len(value)} characters is too long; use at most 2048")
+    if "@" in re.split(r"[?#]|(?<![:/])/", value)[0]:
+        raise ValueError("a URL must not carry a user or a password; leave out everything up to the @")
+    if not re.fullmatch(_URL, value):
+        begin = said(value if len(value) <= 12 else value[:11] + "…")
+        raise ValueError(f"{begin} is not a URL; write http:// or https://, a host and no spaces")
+    return value
+
+
+Url = Annotated[str, AfterValidator(_url), _schema(_URL, 2048)]
+
+
+class _Metric(Document):
     name: Name = Field(description="unique within the Canary")
 
 
@@ -254,15 +351,20 @@ class ErrorsMetric(_Metric):
     )
     grpc_failures: tuple[str, ...] = Field(
         default=("2", "4", "12", "13", "14", "15"),
-        description="gRPC statuses that count as failures: unknown, deadline, unimplemented, internal, unavailable, data loss",
+        description="gRPC statuses that count as failures: unknown, deadline, unimplemented, internal, unavailable, "
+        "data loss",
     )
 
     @field_validator("failures")
     @classmethod
     def _codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for code in value:
-            if not re.fullmatch(r"[0-9]xx|[0-9]{1,3}", code):
-                raise ValueError(f'{code!r} is neither a class such as "5xx" nor a code such as "429"')
+        wrong = [
+            ((i,), f'{said(code)} is neither a class such as "5xx" nor a code such as "429"')
+            for i, code in enumerate(value)
+            if not re.fullmatch(r"[0-9]xx|[0-9]{1,3}", code)
+        ]
+        if wrong:
+            raise MisfitError(*wrong)
         return value
 
 
@@ -283,14 +385,15 @@ class LatencyMetric(_Metric):
     @model_validator(mode="after")
     def _margin_covers_tolerance(self) -> Self:
         if self.margin < self.tolerance:
-            raise ValueError(
+            message = (
                 f"margin {format_share(self.margin)} is below tolerance {format_share(self.tolerance)}; "
                 "what must be ruled out cannot be less than what is accepted"
             )
+            raise MisfitError((("margin",), message))
         return self
 
 
-class ArmQueries(_Document):
+class ArmQueries(Document):
     """A PromQL template for each arm; `{{workload}}`, `{{namespace}}` and `{{window}}` are filled in."""
 
     stable: Template
@@ -303,6 +406,15 @@ class GaugeMetric(_Metric):
     kind: Literal["gauge"]
     query: ArmQueries
     tolerance: Percent = Field(default=0.10, description="how much higher is accepted")
+
+    @field_validator("tolerance")
+    @classmethod
+    def _range(cls, value: float) -> float:
+        if not 0 < value <= 10:
+            raise ValueError(
+                f'{format_share(value)} is out of range; use more than 0% and at most 1000%, such as "10%"'
+            )
+        return value
 
 
 class QueryMetric(_Metric):
@@ -325,22 +437,31 @@ def default_metrics() -> tuple[ErrorsMetric | LatencyMetric | GaugeMetric | Quer
 # ── workloads, routes, promotion ─────────────────────────────────────────────────────────────────────────────
 
 
-class Pool(_Document):
+_WORKLOAD = r"^[A-Za-z0-9]([-._A-Za-z0-9|]*[A-Za-z0-9])?$"
+_WORKLOAD_WANTED = 'a workload name; use letters, digits, "-", "_", "." and "|", with a letter or digit at both ends'
+PoolName = Annotated[str, AfterValidator(_shaped(_WORKLOAD, 253, _WORKLOAD_WANTED)), _schema(_WORKLOAD, 253)]
+
+
+class Pool(Document):
     """A set of servers that run one version."""
 
-    name: Annotated[
-        str, Field(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([-._A-Za-z0-9|]*[A-Za-z0-9])?$")
-    ] = Field(description="the workload's name in the metrics")
-    health: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)] | None = Field(
+    name: PoolName = Field(description="the workload's name in the metrics")
+    health: Url | None = Field(
         default=None, description="a URL that answers 200 when the pool is ready; none: taken as ready"
     )
 
 
 def _expand_pools(value: object) -> object:
-    return tuple({"name": p} if isinstance(p, str) else p for p in value) if isinstance(value, list) else value
+    """Plain names become pools."""
+    if not isinstance(value, list):
+        return value
+    if len(value) != 2:
+        count = f"{len(value)} pool" + ("" if len(value) == 1 else "s")
+        raise ValueError(f"{count}; name exactly two, such as [api-v1, api-v2]")
+    return tuple(item if isinstance(item, dict | Pool) else {"name": item} for item in value)
 
 
-class Workloads(_Document):
+class Workloads(Document):
     """The two workloads. The first pool is stable until the first promotion; then the state knows who is."""
 
     pools: Annotated[tuple[Pool, Pool], BeforeValidator(_expand_pools)]
@@ -349,11 +470,13 @@ class Workloads(_Document):
     @classmethod
     def _two_different(cls, value: tuple[Pool, Pool]) -> tuple[Pool, Pool]:
         if value[0].name == value[1].name:
-            raise ValueError(f"both pools are called {value[0].name!r}; stable and canary must be two workloads")
+            raise MisfitError(
+                ((1,), f"both pools are called {said(value[0].name)}; stable and canary must be two workloads")
+            )
         return value
 
 
-class EnvoyFile(_Document):
+class EnvoyFile(Document):
     """A route in an Envoy RDS file; canaryd changes its weights and nothing else."""
 
     path: Annotated[str, Field(min_length=1, max_length=4096)] = Field(
@@ -367,7 +490,7 @@ class EnvoyFile(_Document):
     )
 
 
-class Route(_Document):
+class Route(Document):
     """Where the weight is set. Exactly one kind."""
 
     envoy_file: EnvoyFile
@@ -384,7 +507,7 @@ class OnBlind(StrEnum):
     ROLLBACK = "rollback"
 
 
-class Budget(_Document):
+class Budget(Document):
     """How much more harm than stable's is accepted in all: the larger of a share and a number per hour."""
 
     share: Percent = Field(default=0.001, description="of all requests of the service")
@@ -398,36 +521,42 @@ class Budget(_Document):
         return value
 
 
-class Hook(_Document):
+class Hook(Document):
     """Upgrades the stable pool after a promotion: a command without a shell, or a webhook."""
 
     command: tuple[Annotated[str, Field(max_length=4096)], ...] = Field(
         default=(), description="argv; run without a shell, with CANARYD_* in its environment"
     )
-    webhook: Annotated[str, Field(pattern=r"^https?://[^\s]+$", max_length=2048)] | None = Field(
-        default=None, description="a URL that is sent a POST with JSON; 2xx means done"
-    )
+    webhook: Url | None = Field(default=None, description="a URL that is sent a POST with JSON; 2xx means done")
     timeout: Duration = timedelta(minutes=5)
     retries: int = Field(default=3, ge=0, le=100)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
         if bool(self.command) == bool(self.webhook):
-            raise ValueError("afterPromotion needs exactly one of command and webhook")
+            have = "both are given" if self.command else "neither is given"
+            raise ValueError(f"needs exactly one of command and webhook; {have}")
+        if self.command and not self.command[0]:
+            raise MisfitError((("command", 0), "is empty; the first word of a command is the program"))
         return self
 
 
-class ErrorSource(_Document):
+_METRIC = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"
+_METRIC_WANTED = 'the name of a metric; use letters, digits, "_" and ":", not beginning with a digit'
+MetricName = Annotated[str, AfterValidator(_shaped(_METRIC, 255, _METRIC_WANTED)), _schema(_METRIC, 255)]
+
+
+class ErrorSource(Document):
     """Names of the raw counters, for meshes that rename them."""
 
-    requests: str = Field(default="istio_requests_total", pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$")
-    durations: str = Field(default="istio_request_duration_milliseconds_bucket", pattern=r"^[a-zA-Z_:][a-zA-Z0-9_:]*$")
+    requests: MetricName = "istio_requests_total"
+    durations: MetricName = "istio_request_duration_milliseconds_bucket"
 
 
 # ── the document ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-class Spec(_Document):
+class Spec(Document):
     """What to roll out and how sure to be."""
 
     workloads: Workloads
@@ -463,9 +592,13 @@ class Spec(_Document):
     def _ascending(cls, value: tuple[Step, ...]) -> tuple[Step, ...]:
         if not 1 <= len(value) <= MAX_STEPS:
             raise ValueError(f"{len(value)} steps; use 1 to {MAX_STEPS}")
-        for i, (a, b) in enumerate(pairwise(value)):
-            if b.weight <= a.weight:
-                raise ValueError(f"step {i + 1} has weight {b.weight} after {a.weight}; weights must rise")
+        wrong = [
+            ((i, "weight"), f"{b.weight} after {a.weight}; weights must rise from step to step")
+            for i, (a, b) in enumerate(pairwise(value), start=1)
+            if b.weight <= a.weight
+        ]
+        if wrong:
+            raise MisfitError(*wrong)
         return value
 
     @field_validator("metrics")
@@ -473,13 +606,15 @@ class Spec(_Document):
     def _distinct(cls, value: tuple[Any, ...]) -> tuple[Any, ...]:
         if not 1 <= len(value) <= MAX_METRICS:
             raise ValueError(f"{len(value)} metrics; use 1 to {MAX_METRICS}")
-        names = [m.name for m in value]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"the name {name!r} is used {names.count(name)} times; names must be unique")
-        for kind in ("errors", "latency"):
-            if sum(m.kind == kind for m in value) > 1:
-                raise ValueError(f"more than one metric of kind {kind!r}; one counts everything")
+        wrong: list[Wrong] = []
+        for i, metric in enumerate(value):
+            before = value[:i]
+            if any(m.name == metric.name for m in before):
+                wrong.append(((i, "name"), f"the name {said(metric.name)} is used before; names must be unique"))
+            if metric.kind in ("errors", "latency") and any(m.kind == metric.kind for m in before):
+                wrong.append(((i, "kind"), f"a second metric of kind {said(metric.kind)}; one counts everything"))
+        if wrong:
+            raise MisfitError(*wrong)
         if not any(m.kind in ("errors", "latency") for m in value):
             raise ValueError("no metric of kind errors or latency; nothing would ever be proven")
         return value
@@ -492,19 +627,35 @@ class Spec(_Document):
         return value
 
     @model_validator(mode="after")
-    def _deadlines_can_be_met(self) -> Self:
+    def _fits_together(self) -> Self:
+        if wrong := [*self._deadlines_not_met(), *self._clusters_not_of_pools()]:
+            raise MisfitError(*wrong)
+        return self
+
+    def _deadlines_not_met(self) -> list[Wrong]:
+        wrong: list[Wrong] = []
         for i, step in enumerate(self.steps):
             if step.timeout is not None and step.timeout < self.bake(i):
-                raise ValueError(
-                    f"step {i} has timeout {format_duration(step.timeout)}, shorter than its bake "
-                    f"{format_duration(self.bake(i))}; it could never pass"
-                )
+                message = f"{format_duration(step.timeout)} is shorter than the bake {format_duration(self.bake(i))}"
+                wrong.append((("steps", i, "timeout"), f"{message}; the step could never pass"))
         if self.blind_deadline < self.interval:
-            raise ValueError(
-                f"blindDeadline {format_duration(self.blind_deadline)} is shorter than the interval "
-                f"{format_duration(self.interval)}"
-            )
-        return self
+            message = f"{format_duration(self.blind_deadline)} is shorter than the interval"
+            wrong.append((("blindDeadline",), f"{message} {format_duration(self.interval)}"))
+        return wrong
+
+    def _clusters_not_of_pools(self) -> list[Wrong]:
+        at = ("route", "envoyFile", "clusters")
+        pools = [pool.name for pool in self.workloads.pools]
+        clusters = self.route.envoy_file.clusters
+        wrong: list[Wrong] = [
+            ((*at, name), f"there is no such pool; the pools are {' and '.join(pools)}")
+            for name in clusters
+            if name not in pools
+        ]
+        first, second = (clusters.get(name, name) for name in pools)
+        if first == second:
+            wrong.append((at, f"both pools use the cluster {said(first)}; they need two"))
+        return wrong
 
     def bake(self, step: int) -> timedelta:
         """Least evidence time at a step."""
@@ -519,7 +670,7 @@ class Spec(_Document):
         return self.steps[step + 1].weight if step + 1 < len(self.steps) else 100
 
 
-class Metadata(_Document):
+class Metadata(Document):
     """Names as in Kubernetes."""
 
     name: Name
@@ -528,7 +679,7 @@ class Metadata(_Document):
     annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
 
 
-class Canary(_Document):
+class Canary(Document):
     """The document an operator writes."""
 
     api_version: Literal["canaryd.io/v1alpha1"]
@@ -543,7 +694,7 @@ class Canary(_Document):
 
 def parse_canary(document: object) -> Canary:
     """A document of plain JSON values → Canary. Raises pydantic's ValidationError with every problem."""
-    return Canary.model_validate_json(json.dumps(document))
+    return Canary.model_validate_json(json.dumps(document), by_alias=True, by_name=False)
 
 
 def dump_canary(canary: Canary) -> dict[str, Any]:
