@@ -1,0 +1,50 @@
+"""A laboratory for tests that need real parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from canaryd.demo.lab import Lab, PoolSpec, ServiceSpec
+
+SERVICES = tuple(
+    ServiceSpec(
+        name,
+        (
+            PoolSpec(f"{name}-blue", "v1", errors=0.0, latency_ms=2, latency_sigma=0.2),
+            PoolSpec(f"{name}-green", "v2", errors=0.0, latency_ms=2, latency_sigma=0.2),
+        ),
+    )
+    for name in ("checkout", "search")
+)
+
+
+@pytest.fixture(scope="module")
+def shared_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    with Lab(tmp_path_factory.mktemp("lab"), SERVICES, rps=150) as lab:
+        yield lab
+
+
+@pytest.fixture
+def lab(shared_lab: Lab) -> Lab:
+    """Two services, blue (v1) with all traffic and green (v2), both without errors; no load, no Prometheus.
+
+    One laboratory per file, put in order before each test; its counters go on, so tests compare differences.
+    """
+    for service in shared_lab.services:
+        for pool in service.pools:
+            if pool.name not in shared_lab.pids():
+                shared_lab.restart(pool.name)
+            shared_lab.behave(pool.name, errors=0.0, latency_ms=2, latency_sigma=0.2, healthy=True)
+        blue, green = service.pools
+        shared_lab.set_weights(service.name, {blue.name: 100, green.name: 0}, version="0")
+    return shared_lab
+
+
+@pytest.fixture
+def lab_with_prometheus(tmp_path: Path) -> Iterator[Lab]:
+    """The same with a Prometheus of its own that scrapes every 200 ms."""
+    with Lab(tmp_path / "lab", SERVICES, rps=150, prometheus=True, scrape="200ms") as lab:
+        yield lab
