@@ -80,7 +80,7 @@ def stretch(
     """Both arms between two readings. `first_seen`: pods that have not always been there, for the warm-up."""
     births = {**(first_seen or {}), **(started or {})}
     fresh = {pod for pod, at in (started or {}).items() if before.at < at <= after.at}
-    young = {pod for pod, at in births.items() if before.at < at + warm_up}
+    young = {pod for pod, at in births.items() if warm_up and before.at < at + warm_up}
     grown = increments(before, after, fresh)
     edges = common_edges(grown, young)
     present = {key.arm for key in after.counters if key.name == "requests"}

@@ -15,8 +15,8 @@ import numpy as np
 from canaryd import wording
 from canaryd.model import Finding, Floats, Judgement, Share, Verdict
 from canaryd.policy import Spec
-from canaryd.stats import evidence
-from canaryd.stats.assess import Assessment, assess, split_is
+from canaryd.stats import evidence, share
+from canaryd.stats.assess import Assessment, assess
 from canaryd.stats.evidence import Batch, Rules
 
 EXPECTED_BEFORE_SILENCE_COUNTS = 7.0  # requests; a Poisson mean that stays silent with probability below 0.1 %
@@ -90,7 +90,7 @@ class _Bench:
         if evidence.clock(self.s.arrays, "weight") != self.s.weight / 100 or n == 0:
             return Share(observed=None, requests=0.0, confirmed=False, mismatch=False)
         spec = self.s.spec
-        confirmed, mismatch = split_is(self.a.split[self.i], self.s.weight / 100, spec.alpha, spec.beta)
+        confirmed, mismatch = share.decide(self.a.split[self.i], self.s.weight / 100, spec.alpha, spec.beta)
         return Share(observed=n_c / n, requests=n, confirmed=confirmed, mismatch=mismatch)
 
     def _blindness(self) -> str:
@@ -248,7 +248,7 @@ class _Bench:
 
 
 def compared(f: Finding) -> str:
-    """`errors 1.9 % canary vs 0.10 % stable (n 1 630 / 31 020); difference +1.8 pt (+1.1..+2.6), tolerated +0.03 pt`."""
+    """`errors 1.9 % canary vs 0.1 % stable (n 1 630 / 31 020); difference +1.8 pt (+1.1..+2.6), tolerated +0.03 pt`."""
     head = f"{_named(f)} {wording.percent(f.canary)} canary"
     if f.stable is None:
         return f"{head} (n {wording.count(f.canary_n)})"

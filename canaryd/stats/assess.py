@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from canaryd.model import Floats
-from canaryd.stats import bernoulli, difference, edges, share
+from canaryd.stats import bernoulli, difference, edges
 from canaryd.stats.evidence import EPOCHS, Batch, J, Mask
 
 WEIGHT_ERRORS, WEIGHT_LATENCY, WEIGHT_HARD, WEIGHT_ALONE = 0.40, 0.40, 0.10, 0.05
@@ -129,8 +129,7 @@ def _shown(batch: Batch, rates: Floats) -> tuple[Floats, Floats, tuple[Floats, F
     """Rates of both arms and the interval of their difference, all stratified by interval."""
     x_c, n_c, _, n_s = np.moveaxis(batch.a["total"], -1, 0)
     total, requests, leverage = np.moveaxis(batch.a["spread"], -1, 0)
-    smooth_c = (x_c + 0.5) / (n_c + 1)
-    middle, low, high = difference.interval(total, requests, leverage, smooth_c, rates)
+    middle, low, high = difference.interval(total, requests, leverage, rates)
     with np.errstate(divide="ignore", invalid="ignore"):
         rate_c = x_c / n_c
     return rate_c, np.where(n_s > 0, rate_c - middle, np.nan), (middle, low, high)
@@ -156,11 +155,3 @@ def _stable_worse(errors: Floats) -> Floats:
     p = (x_c + x_s + 0.5) / (n_c + n_s + 1)
     scale = np.sqrt(p * (1 - p) * (1 / np.maximum(n_c, 1) + 1 / np.maximum(n_s, 1)))
     return np.asarray((x_s / np.maximum(n_s, 1) - x_c / np.maximum(n_c, 1)) / scale)
-
-
-def split_is(split: Floats, weight: float, alpha: float, beta: float) -> tuple[bool, bool]:
-    """(confirmed, mismatch) of one canary's four log e-values about the split."""
-    _, high = share.limits(np.asarray(weight))
-    need = -np.log(beta)
-    confirmed = bool(split[0] >= need and (split[1] >= need or high >= 1))
-    return confirmed, bool(max(split[2], split[3]) >= -np.log(alpha))

@@ -14,22 +14,43 @@ import numpy as np
 from canaryd.model import Floats
 
 LEVEL = 0.95
-_TUNED_FOR = 25.0  # variance of the sum, in squared bad events, at which the interval is tightest
+_TUNED_FOR = 10.0  # variance of the sum, in squared bad events, at which the interval is tightest
+_STEPS = 30  # bisection steps for each end: to 1e-9 of a share
 
 
 def interval(
-    total: Floats, requests: Floats, leverage: Floats, rate_c: Floats, rate_s: Floats, level: float = LEVEL
+    total: Floats, requests: Floats, leverage: Floats, rate_s: Floats, level: float = LEVEL
 ) -> tuple[Floats, Floats, Floats]:
     """(difference, low, high), each of the shape of the arguments; NaN where there were no requests.
 
     total: sum over intervals of x_c - n_c x_s / n_s; requests: sum of n_c; leverage: sum of n_c^2 / n_s;
-    rate_c, rate_s: shares 0..1 used in the variance n_c p_c (1 - p_c) + (n_c^2 / n_s) p_s (1 - p_s).
+    rate_s: stable's share 0..1. An end D of the interval is where |total - D requests| equals the boundary at the
+    variance that D itself implies, n_c p (1 - p) + (n_c^2 / n_s) p_s (1 - p_s) with p = p_s + D: a score interval,
+    which does not call the few errors of a rare kind certain, nor their absence.
     """
-    alpha = 1 - level
+    with np.errstate(divide="ignore", invalid="ignore"):
+        middle = total / requests
+    low = _end(total, requests, leverage, rate_s, 1 - level, middle, np.full_like(middle, -1.0))
+    high = _end(total, requests, leverage, rate_s, 1 - level, middle, np.full_like(middle, 1.0))
+    return middle, np.where(np.isfinite(middle), low, np.nan), np.where(np.isfinite(middle), high, np.nan)
+
+
+def _end(
+    total: Floats, requests: Floats, leverage: Floats, rate_s: Floats, alpha: float, inside: Floats, outside: Floats
+) -> Floats:
+    """The furthest difference from `inside` towards `outside` that the boundary does not exclude."""
+    inside = np.where(np.isfinite(inside), inside, 0.0)
+    for _ in range(_STEPS):
+        middle = (inside + outside) / 2
+        kept = np.abs(total - middle * requests) <= radius(requests, leverage, rate_s, middle, alpha)
+        inside, outside = np.where(kept, middle, inside), np.where(kept, outside, middle)
+    return np.asarray(inside)
+
+
+def radius(requests: Floats, leverage: Floats, rate_s: Floats, difference: Floats, alpha: float) -> Floats:
+    """Boundary of the normal mixture, sqrt(2 (V rho^2 + 1) / rho^2 ln(sqrt(V rho^2 + 1) / alpha)), in bad events."""
+    rate_c = np.clip(rate_s + difference, 0.0, 1.0)
     variance = requests * rate_c * (1 - rate_c) + leverage * rate_s * (1 - rate_s)
     rho2 = (-2 * np.log(alpha) + np.log(-2 * np.log(alpha) + 1)) / _TUNED_FOR
     grown = variance * rho2 + 1
-    radius = np.sqrt(2 * grown / rho2 * np.log(np.sqrt(grown) / alpha))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        middle, half = total / requests, radius / requests
-    return middle, np.maximum(middle - half, -1.0), np.minimum(middle + half, 1.0)
+    return np.asarray(np.sqrt(2 * grown / rho2 * np.log(np.sqrt(grown) / alpha)))

@@ -51,3 +51,6 @@ def nearest(rate: Floats, usable: NDArray[np.bool_]) -> list[int]:
         return []
     logs = np.where(usable, np.log(rate), -np.inf)
     return sorted({int(np.argmin(np.abs(logs - np.log(q)))) for q in QUANTILES})
+
+
+NO_EDGES: Floats = np.zeros(0)

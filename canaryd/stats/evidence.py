@@ -1,7 +1,7 @@
 """The state of the tests of many rollouts side by side, and how one more interval changes it.
 
 Shapes: C canaries, M = 1 + E rows (row 0: failed requests; row 1 + b: slower than edge b), S = 5 start epochs,
-J = 10 alternatives, G gates (one for each step). Canaries with fewer edges or gates are padded; padding never
+J = 10 alternatives, G gates (one for each step). Canaries with fewer edges or gates are padded; padding gathers no
 evidence. Kept per rollout as plain arrays (11 kB for Istio's 19 edges and five steps), restored bit by bit.
 
     quick (2, M)     faded bad events and requests of stable          long (2, M)   the same, not faded
@@ -30,6 +30,7 @@ from canaryd.stats import bernoulli, edges, predict, share
 EPOCHS = 5
 EPOCH_INTERVALS = 20
 HARD_MARGIN = 0.02  # two percentage points: what no warm-up excuses
+LONGEST_USUAL = 2.5  # intervals
 LARGEST_MARGIN = 0.25  # the budget in requests never excuses more than this, however little traffic there is
 CLOCK = ("intervals", "epochs", "seconds", "requests", "weight", "share_c", "share_n", "harmed", "failures")
 _AT = {name: i for i, name in enumerate(CLOCK)}
@@ -55,6 +56,7 @@ class Rules:
     margin_slower: float
     budget_share: float
     budget_per_hour: float
+    interval: float  # seconds
     gates: tuple[float, ...]  # share that passing each step leads to
 
     @classmethod
@@ -76,6 +78,7 @@ class Rules:
             margin_slower=t.margin,
             budget_share=spec.budget.share,
             budget_per_hour=float(spec.budget.per_hour),
+            interval=spec.interval.total_seconds(),
             gates=tuple(spec.next_weight(i) / 100 for i in range(len(spec.steps))),
         )
 
@@ -314,18 +317,11 @@ def _learn(batch: Batch, items: Sequence[Item], counts: Floats) -> None:
         buckets = -np.diff(np.concatenate([timed[:, None], slower, np.zeros((len(items), 1))], axis=1), axis=1)
         buckets = np.where(batch.real, buckets, 0.0)
         a["mass"] = np.where(seen, edges.HISTOGRAM_FADE * a["mass"] + buckets, a["mass"])
-    for name, arm_of in (("requests", _both), ("harmed", _canary), ("failures", _canary_failures)):
-        a["clock"][:, _AT[name]] += [arm_of(i.stretch) for i in items]
-    a["clock"][:, _AT["seconds"]] += [i.stretch.seconds for i in items]
-
-
-def _both(stretch: Stretch) -> float:
-    return stretch.stable.requests + stretch.canary.requests
-
-
-def _canary(stretch: Stretch) -> float:
-    return stretch.canary.requests
-
-
-def _canary_failures(stretch: Stretch) -> float:
-    return stretch.canary.failures
+    a["clock"][:, _AT["harmed"]] += [i.stretch.canary.requests for i in items]
+    a["clock"][:, _AT["failures"]] += [i.stretch.canary.failures for i in items]
+    # The rate of requests is learnt from ordinary stretches only: one that a jumping clock made long would make it
+    # look small, and with it the budget per request large.
+    usual = np.array([i.stretch.seconds <= LONGEST_USUAL * i.rules.interval for i in items])
+    requests = np.array([i.stretch.stable.requests + i.stretch.canary.requests for i in items])
+    a["clock"][:, _AT["requests"]] += usual * requests
+    a["clock"][:, _AT["seconds"]] += usual * np.array([i.stretch.seconds for i in items])

@@ -28,12 +28,21 @@ def log_e_steps(n_c: Floats, n: Floats, weight: Floats) -> Floats:
     """
     w = np.clip(weight, _EDGE, 1 - _EDGE)
     low, high = limits(weight)
+    whole = weight >= 1 - _EDGE
     return np.stack(
         [
             log_e_above(n_c, n, w, low),
-            log_e_below(n_c, n, w, high),
+            np.where(whole, 0.0, log_e_below(n_c, n, w, high)),
             log_e_below(n_c, n, low / 2, low),
-            log_e_above(n_c, n, (1 + high) / 2, high),
+            np.where(whole, 0.0, log_e_above(n_c, n, (1 + high) / 2, high)),
         ],
         axis=-1,
     )
+
+
+def decide(split: Floats, weight: float, alpha: float, beta: float) -> tuple[bool, bool]:
+    """(confirmed, mismatch) from the four log e-values; at 100 % no share can be too high."""
+    too_low, too_high, not_low, not_high = (float(v) for v in split)
+    need = -np.log(beta)
+    confirmed = too_low >= need and (too_high >= need or weight >= 1 - _EDGE)
+    return bool(confirmed), bool(max(not_low, not_high) >= -np.log(alpha))

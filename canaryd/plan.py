@@ -1,0 +1,615 @@
+"""The state machine: policy, state and observation in, the desired state and one sentence out. Pure.
+
+Rules that protect users come before rules that advance, and the first that applies decides:
+
+    a new revision → regressed → a person's word → blind too long → paused → waiting → advance → too long → hold
+
+`_move` is the only function that changes phase, step or weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+
+from canaryd import wording
+from canaryd.model import (
+    Action,
+    Answer,
+    Decision,
+    DecisionKind,
+    Evidence,
+    HookState,
+    HookStatus,
+    Observation,
+    Override,
+    Phase,
+    RolloutState,
+    Transition,
+    Verdict,
+)
+from canaryd.policy import Canary, OnBlind, OnInconclusive
+from canaryd.stats.evidence import clock
+
+HISTORY = 50  # transitions kept in the state; the records keep all
+ANSWERS = 20  # answers kept, so that a repeated override is recognised
+REPEAT = timedelta(minutes=30)  # a lasting hold is told again after this long
+
+Rule = Callable[[Canary, RolloutState, Observation], Decision | None]
+
+
+def initial(canary: Canary) -> RolloutState:
+    """The state of a Canary that has never been rolled out: the first pool is stable."""
+    stable, other = canary.spec.workloads.pools
+    return RolloutState(stable=stable.name, canary=other.name)
+
+
+def decide(canary: Canary, state: RolloutState | None, seen: Observation) -> Decision:
+    """The desired state after this tick. Nothing is asked but what is passed."""
+    state = state or initial(canary)
+    state = replace(state, step=min(state.step, len(canary.spec.steps) - 1))  # the plan may have become shorter
+    state, extra = _notice(canary, _clocked(canary, state, seen), seen)
+    for rule in RULES:
+        decision = rule(canary, state, seen)
+        if decision is not None:
+            break
+    else:
+        raise AssertionError("the last rule always applies")
+    after = replace(
+        decision.state,
+        sentence=decision.sentence,
+        verdict=seen.judgement.verdict if seen.judgement else decision.state.verdict,
+    )
+    return replace(decision, state=after, extra=(*extra, *decision.extra))
+
+
+# ── before the rules: clocks, sight, drift ───────────────────────────────────────────────────────────────────
+
+
+def _clocked(canary: Canary, state: RolloutState, seen: Observation) -> RolloutState:
+    """Add the time since the last tick to whatever it counts for; a tick counts at most two intervals."""
+    since = seen.at - state.ticked if state.ticked else timedelta(0)
+    passed = min(max(since, timedelta(0)), 2 * canary.spec.interval)
+    state = replace(state, ticked=seen.at)
+    if not state.phase.is_active:
+        return state
+    if seen.evidence is not None:
+        state = replace(state, evidence=seen.evidence)
+    if seen.judgement is None:
+        return state if state.phase is Phase.PAUSED else replace(state, held=state.held + passed)
+    if seen.judgement.verdict is Verdict.BLIND:
+        return replace(state, blind=state.blind + passed)
+    held = state.held if state.phase is Phase.PAUSED else state.held + passed
+    return replace(state, held=held, baked=state.baked + seen.scored)
+
+
+def _notice(
+    canary: Canary, state: RolloutState, seen: Observation
+) -> tuple[RolloutState, tuple[tuple[DecisionKind, str], ...]]:
+    """What a person should hear of besides the decision: sight lost and found, a hand on the weight."""
+    news: list[tuple[DecisionKind, str]] = []
+    judged = seen.judgement
+    if state.phase.is_active and judged is not None:
+        if judged.verdict is Verdict.BLIND:
+            if not state.blind_told and state.blind >= 1.5 * canary.spec.interval:
+                state = replace(state, blind_told=True)
+                news.append((DecisionKind.BLIND, f"{_held_at(canary, state)}: {_blind_words(state, seen, canary)}"))
+        elif state.blind > timedelta(0):
+            if state.blind_told:
+                lost = wording.span(state.blind)
+                news.append(
+                    (DecisionKind.RESUMED, f"{canary.name} sees again after {lost}; nothing was lost or guessed")
+                )
+            state = replace(state, blind=timedelta(0), blind_told=False, deadline_told=timedelta(0))
+    if seen.route is not None and seen.route.weight is not None:
+        state, drift = _compare_route(canary, state, seen)
+        news += drift
+    return state, tuple(news)
+
+
+def _compare_route(
+    canary: Canary, state: RolloutState, seen: Observation
+) -> tuple[RolloutState, list[tuple[DecisionKind, str]]]:
+    """The weight in the route against the desired one: in place, not there yet, or changed by somebody."""
+    assert seen.route is not None
+    found = seen.route.weight
+    if found == state.weight:
+        return (state if state.routed else replace(state, routed=seen.at)), []
+    if state.routed is None:  # not there yet: canaryd itself has still to write it
+        return state, []
+    if state.number == 0:  # before the first rollout the route is not canaryd's
+        return replace(state, routed=None), []
+    who = f" ({seen.route.editor})" if seen.route.editor else ""
+    told = (
+        f"{canary.name}: somebody set the weight to {found} %{who}; put back to {state.weight} %, "
+        f"{'the current step' if state.phase.is_active else 'as decided'}"
+    )
+    return replace(state, routed=None), [(DecisionKind.DRIFT, told)]
+
+
+# ── the rules, in order of danger ────────────────────────────────────────────────────────────────────────────
+
+
+def _no_release(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    if seen.release is None:
+        return Decision(state, DecisionKind.IDLE, f"{canary.name}: nothing to roll out")
+    return None
+
+
+def _new_revision(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    """What runs is what was asked for last: start, start again, or end because stable is wanted back."""
+    assert seen.release is not None
+    wanted = seen.release.revision
+    if state.phase is Phase.PROMOTING or wanted == state.revision:
+        return None  # a promotion under way is finished first, for the revision that was analysed
+    if wanted == state.stable_revision:
+        return _revert(canary, state, seen) if state.phase.is_active else None
+    return _start(canary, state, seen, wanted)
+
+
+def _start(canary: Canary, state: RolloutState, seen: Observation, revision: str) -> Decision:
+    replaced = state.revision if state.phase.is_active else ""
+    number = state.number + 1
+    fresh = replace(
+        state,
+        rollout=f"{canary.name}-{number}",
+        number=number,
+        revision=revision,
+        started=seen.at,
+        skip_analysis=False,
+        resume_to=None,
+        evidence=None,
+        verdict=None,
+        hook=None,
+        blind=timedelta(0),
+        blind_told=False,
+        history=(),
+    )
+    by = f" by {seen.release.by}" if seen.release and seen.release.by else ""
+    if replaced:
+        said = f"{canary.name}: revision {revision} replaces {replaced}{by}; it starts again at the first step"
+    else:
+        said = f"{canary.name}: rollout of revision {revision} begins{by}"
+    moved = _move(fresh, seen, said, phase=Phase.WAITING, step=-1, weight=0)
+    return Decision(moved, DecisionKind.RESTART if replaced else DecisionKind.START, said, tell=True)
+
+
+def _revert(canary: Canary, state: RolloutState, seen: Observation) -> Decision:
+    said = (
+        f"{canary.name} {state.weight} % → 0 %: {state.stable_revision}, the stable revision, is wanted again; "
+        f"the rollout of {state.revision} ends"
+    )
+    return Decision(_move(state, seen, said, phase=Phase.IDLE, step=-1, weight=0), DecisionKind.REVERT, said, tell=True)
+
+
+def _regressed(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    judged = seen.judgement
+    if judged is None or judged.verdict is not Verdict.REGRESSED:
+        return None
+    if state.phase is Phase.PROMOTING and state.hook is not None:
+        # Stable may be half upgraded by now: going back to it blindly could be worse. A person must choose.
+        said = (
+            f"{canary.name}: {judged.sentence}; the afterPromotion hook has begun, a person must choose: abort or wait"
+        )
+        return Decision(state, DecisionKind.HOLD, said, tell=_due(state), severity="critical")
+    if state.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.PROMOTING):
+        return None
+    return _roll_back(canary, state, seen, judged.sentence)
+
+
+def _roll_back(canary: Canary, state: RolloutState, seen: Observation, why: str) -> Decision:
+    said = f"{canary.name} {state.weight} % → 0 %: {why}{_harm(state)}"
+    moved = _move(state, seen, said, phase=Phase.ROLLING_BACK, step=state.step, weight=0)
+    return Decision(moved, DecisionKind.ROLLBACK, said, tell=True, severity="critical")
+
+
+def _rolling_back(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    if state.phase is not Phase.ROLLING_BACK:
+        return None
+    if state.routed is None:
+        return Decision(state, DecisionKind.HOLD, f"{canary.name}: rolling back; {_route_words(seen)}")
+    said = (
+        f"{canary.name} rolled back: all traffic is on {state.stable}; "
+        f"canaryd retry {canary.name} starts {state.revision} again"
+    )
+    moved = _move(state, seen, said, phase=Phase.ROLLED_BACK, step=state.step, weight=0)
+    return Decision(moved, DecisionKind.ROLLED_BACK, said)
+
+
+def _word(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    """The oldest override that has not been answered."""
+    answered = {a.id for a in state.answered}
+    pending = [o for o in seen.overrides if o.id not in answered]
+    return carry_out(canary, state, seen, pending[0]) if pending else None
+
+
+def _blind_too_long(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    spec = canary.spec
+    judged = seen.judgement
+    if judged is None or judged.verdict is not Verdict.BLIND or state.phase not in (Phase.PROGRESSING, Phase.PAUSED):
+        return None
+    words = _blind_words(state, seen, canary)
+    if state.blind < spec.blind_deadline:
+        return Decision(state, DecisionKind.HOLD, f"{_held_at(canary, state)}: {words}")
+    if spec.on_blind is OnBlind.ROLLBACK:
+        return _roll_back(canary, state, seen, f"{words}; onBlind: rollback after {wording.span(spec.blind_deadline)}")
+    due = state.deadline_told == timedelta(0) or state.blind - state.deadline_told >= REPEAT
+    said = f"{_held_at(canary, state)}: {words}; nothing moves, said again in {wording.span(REPEAT)} (onBlind: hold)"
+    told = replace(state, deadline_told=state.blind) if due else state
+    return Decision(told, DecisionKind.BLIND_DEADLINE, said, tell=due, severity="critical" if due else "info")
+
+
+def _paused(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    if state.phase is not Phase.PAUSED:
+        return None
+    return Decision(
+        state, DecisionKind.HOLD, f"{_held_at(canary, state)}: paused; canaryd resume {canary.name} goes on"
+    )
+
+
+def _settled(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    if state.phase is Phase.SUCCEEDED:
+        return Decision(
+            state, DecisionKind.IDLE, f"{canary.name}: {state.stable_revision} is promoted on {state.stable}"
+        )
+    if state.phase is Phase.ROLLED_BACK:
+        return Decision(state, DecisionKind.IDLE, state.sentence or f"{canary.name}: {state.revision} was rolled back")
+    if state.phase is Phase.IDLE:
+        return Decision(state, DecisionKind.IDLE, state.sentence or f"{canary.name}: nothing to roll out")
+    return None
+
+
+def _waiting(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    if state.phase is not Phase.WAITING:
+        return None
+    ready = seen.workloads is not None and seen.workloads.ready
+    blind = seen.judgement is not None and seen.judgement.verdict is Verdict.BLIND
+    if blind or not ready or not _knows_stable(state):
+        detail = seen.workloads.detail if seen.workloads else "; ".join(seen.trouble) or "the workloads cannot be seen"
+        if blind and seen.judgement:
+            detail = f"no traffic before canaryd can see: {seen.judgement.sentence}"
+        elif ready:
+            detail = f"learning the rates of {state.stable} before {state.canary} gets traffic"
+        due = _due(state) and state.held >= canary.spec.max_hold
+        told = replace(state, deadline_told=state.held) if due else state
+        said = f"{canary.name} waits: {detail}"
+        return Decision(told, DecisionKind.WAIT, said, tell=due, severity="warning" if due else "info")
+    weight = canary.spec.steps[0].weight
+    said = f"{canary.name} 0 % → {weight} %: {state.canary} is ready; first step of {len(canary.spec.steps)}"
+    moved = _move(state, seen, said, phase=Phase.PROGRESSING, step=0, weight=weight)
+    return Decision(moved, DecisionKind.ADVANCE, said, tell=True)
+
+
+def _knows_stable(state: RolloutState) -> bool:
+    """Requests of stable have been counted: there is something to compare with before the canary gets any."""
+    return state.evidence is not None and bool(state.evidence.arrays) and state.evidence.arrays["long"][1, 0] > 0
+
+
+def _promoting(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    if state.phase is not Phase.PROMOTING:
+        return None
+    if state.routed is None:
+        return Decision(state, DecisionKind.HOLD, f"{canary.name}: promoting; {_route_words(seen)}")
+    if canary.spec.after_promotion is None:
+        said = (
+            f"{canary.name} promoted: {state.revision} on {state.canary} is stable now; "
+            f"the next release goes to {state.stable}"
+        )
+        return Decision(_succeed(state, seen, said, swap=True), DecisionKind.SUCCEED, said, tell=True)
+    return _upgrading(canary, state, seen)
+
+
+def _upgrading(canary: Canary, state: RolloutState, seen: Observation) -> Decision:
+    """All traffic is on the canary; the hook upgrades stable, then traffic goes back to it step by step."""
+    hook = seen.hook or state.hook or HookState(id=f"{state.rollout}-1")
+    changed = hook != state.hook
+    state = replace(state, hook=hook)
+    if hook.status is HookStatus.OWED:
+        return Decision(
+            state, DecisionKind.HOOK, f"{canary.name} at 100 %: the afterPromotion hook upgrades {state.stable}"
+        )
+    if hook.status is HookStatus.FAILED:
+        said = (
+            f"{canary.name} stays at {state.weight} %: the afterPromotion hook failed ({hook.detail}); "
+            f"canaryd retry {canary.name} runs it again"
+        )
+        return Decision(state, DecisionKind.HOOK, said, tell=changed, severity="critical")
+    if state.weight == 0:
+        said = f"{canary.name} promoted: {state.stable} runs {state.revision} and has all traffic again"
+        return Decision(_succeed(state, seen, said, swap=False), DecisionKind.SUCCEED, said, tell=True)
+    return _shift_back(canary, state, seen)
+
+
+def _shift_back(canary: Canary, state: RolloutState, seen: Observation) -> Decision:
+    judged = seen.judgement
+    if judged is not None and judged.stable_worse:
+        said = (
+            f"{canary.name} {state.weight} % → 100 %: {state.stable} fails more than {state.canary} after its upgrade"
+        )
+        if state.weight == 100:
+            said = f"{_held_at(canary, state)}: {state.stable} fails more than {state.canary} after its upgrade"
+            return Decision(state, DecisionKind.HOLD, said)
+        moved = _move(state, seen, said, phase=Phase.PROMOTING, step=state.step, weight=100)
+        return Decision(
+            replace(moved, evidence=_forget(moved)), DecisionKind.HOLD, said, tell=True, severity="critical"
+        )
+    if judged is None or judged.verdict is Verdict.BLIND or (state.weight < 100 and state.baked < canary.spec.interval):
+        return Decision(
+            state, DecisionKind.HOLD, f"{_held_at(canary, state)}: {state.stable} takes traffic back step by step"
+        )
+    weight = max((s.weight for s in canary.spec.steps if s.weight < state.weight), default=0)
+    said = (
+        f"{canary.name} {state.weight} % → {weight} %: {state.stable} runs {state.revision} now and takes traffic back"
+    )
+    moved = _move(state, seen, said, phase=Phase.PROMOTING, step=state.step, weight=weight)
+    # What stable was before its upgrade says nothing about what it is now.
+    return Decision(replace(moved, evidence=_forget(moved)), DecisionKind.ADVANCE, said)
+
+
+def _forget(state: RolloutState) -> Evidence | None:
+    """Evidence without the arrays: counted up to the same instant, but nothing believed yet."""
+    return replace(state.evidence, arrays={}, intervals=0) if state.evidence else None
+
+
+def _advance(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    """The step is passed: proven healthy (or a person took that on), baked, and the split confirmed by traffic."""
+    judged = seen.judgement
+    if state.phase is not Phase.PROGRESSING or judged is None or seen.route is None:
+        return None
+    proven = judged.verdict is Verdict.HEALTHY or (state.skip_analysis and judged.verdict is Verdict.INCONCLUSIVE)
+    confirmed = judged.share is not None and judged.share.confirmed
+    if not (proven and confirmed and state.routed and state.baked >= canary.spec.bake(state.step)):
+        return None
+    why = judged.sentence if judged.verdict is Verdict.HEALTHY else "analysis skipped by a person"
+    return _next_step(canary, state, seen, f"{why}; {_baked_words(state)}")
+
+
+def _next_step(canary: Canary, state: RolloutState, seen: Observation, why: str) -> Decision:
+    if state.step + 1 < len(canary.spec.steps):
+        weight = canary.spec.steps[state.step + 1].weight
+        said = f"{canary.name} {state.weight} % → {weight} %: {why}"
+        moved = _move(state, seen, said, phase=Phase.PROGRESSING, step=state.step + 1, weight=weight)
+        return Decision(moved, DecisionKind.ADVANCE, said, tell=True)
+    said = f"{canary.name} {state.weight} % → promotion: {why}"
+    moved = _move(state, seen, said, phase=Phase.PROMOTING, step=state.step, weight=100)
+    return Decision(moved, DecisionKind.PROMOTE, said, tell=True)
+
+
+def _too_long(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    spec = canary.spec
+    if state.phase is not Phase.PROGRESSING or seen.judgement is None or state.held < spec.timeout(state.step):
+        return None
+    said = f"{_held_at(canary, state)} for {wording.span(state.held)}: {seen.judgement.sentence}"
+    if spec.on_inconclusive is OnInconclusive.ROLLBACK:
+        return _roll_back(canary, state, seen, f"no decision in {wording.span(state.held)} (onInconclusive: rollback)")
+    clear = seen.judgement.verdict is not Verdict.BLIND and state.routed is not None
+    if spec.on_inconclusive is OnInconclusive.PROMOTE and clear:
+        why = f"no decision in {wording.span(state.held)} (onInconclusive: promote, not proven healthy)"
+        return _next_step(canary, state, seen, why)
+    due = state.deadline_told == timedelta(0) or state.held - state.deadline_told >= REPEAT
+    said += f". Choose: canaryd promote {canary.name} --reason …, abort, or a larger budget"
+    told = replace(state, deadline_told=state.held) if due else state
+    return Decision(told, DecisionKind.INCONCLUSIVE, said, tell=due, severity="warning" if due else "info")
+
+
+def _hold(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    judged = seen.judgement
+    if judged is None:  # nothing new was counted: what was said last still holds
+        return Decision(state, DecisionKind.HOLD, state.sentence or f"{_stays_at(canary, state)}: nothing counted yet")
+    why = _still_needed(canary, state, seen) if judged.verdict is Verdict.HEALTHY else judged.sentence
+    if seen.route is None:
+        why = "; ".join((*seen.trouble, why))
+    return Decision(state, DecisionKind.HOLD, f"{_stays_at(canary, state)}: {why}")
+
+
+RULES: tuple[Rule, ...] = (
+    _no_release,
+    _new_revision,
+    _regressed,
+    _word,
+    _rolling_back,
+    _blind_too_long,
+    _paused,
+    _settled,
+    _waiting,
+    _promoting,
+    _advance,
+    _too_long,
+    _hold,
+)
+
+
+# ── what people say ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def carry_out(canary: Canary, state: RolloutState, seen: Observation, said: Override) -> Decision:
+    """Carry out one override, or refuse it with the reason; either way it is answered and never heard again."""
+    refusal = _refusal(canary, state, said)
+    if refusal:
+        text = f"{canary.name}: {said.action} by {said.by} refused: {refusal}"
+        return Decision(_answer(state, said, text, seen, accepted=False), DecisionKind.REFUSED, text, tell=True)
+    decision = _ACTIONS[said.action](canary, state, seen, said)
+    answered = _answer(decision.state, said, decision.sentence, seen, accepted=True)
+    return replace(decision, state=answered, kind=DecisionKind.OVERRIDE, tell=True, severity="warning")
+
+
+def _refusal(canary: Canary, state: RolloutState, said: Override) -> str:
+    """Why this cannot be done now; empty when it can."""
+    if said.revision and said.revision != state.revision:
+        return f"it was said for revision {said.revision}, but {state.revision or 'nothing'} is being rolled out"
+    phases = {
+        Action.ABORT: (Phase.WAITING, Phase.PROGRESSING, Phase.PAUSED, Phase.PROMOTING),
+        Action.PAUSE: (Phase.WAITING, Phase.PROGRESSING),
+        Action.RESUME: (Phase.PAUSED,),
+        Action.RETRY: (Phase.ROLLED_BACK, Phase.IDLE, Phase.PROMOTING),
+        Action.PROMOTE: (Phase.PROGRESSING, Phase.PAUSED),
+        Action.SKIP: (Phase.WAITING, Phase.PROGRESSING, Phase.PAUSED),
+    }[said.action]
+    if state.phase not in phases:
+        return f"{canary.name} is {state.phase}; {said.action} needs {' or '.join(phases)}"
+    if said.action is Action.RETRY and state.phase is Phase.PROMOTING:
+        return "" if state.hook and state.hook.status is HookStatus.FAILED else "the afterPromotion hook has not failed"
+    if said.action is Action.RETRY and not state.revision:
+        return "there is no revision to try again"
+    if said.action is Action.PROMOTE and state.phase is Phase.PAUSED and state.resume_to is not Phase.PROGRESSING:
+        return "the canary has no traffic yet; resume first"
+    return ""
+
+
+def _abort(canary: Canary, state: RolloutState, seen: Observation, said: Override) -> Decision:
+    return _roll_back(canary, state, seen, f"aborted by {_who(said)}{_despite(state)}")
+
+
+def _pause(canary: Canary, state: RolloutState, seen: Observation, said: Override) -> Decision:
+    text = f"{_held_at(canary, state)}: paused by {_who(said)}"
+    moved = _move(state, seen, text, phase=Phase.PAUSED, step=state.step, weight=state.weight)
+    return Decision(replace(moved, resume_to=state.phase), DecisionKind.OVERRIDE, text)
+
+
+def _resume(canary: Canary, state: RolloutState, seen: Observation, said: Override) -> Decision:
+    text = f"{canary.name} goes on at {state.weight} %: resumed by {_who(said)}"
+    moved = _move(state, seen, text, phase=state.resume_to or Phase.PROGRESSING, step=state.step, weight=state.weight)
+    return Decision(replace(moved, resume_to=None), DecisionKind.OVERRIDE, text)
+
+
+def _retry(canary: Canary, state: RolloutState, seen: Observation, said: Override) -> Decision:
+    if state.phase is Phase.PROMOTING:
+        number = int(state.hook.id.rpartition("-")[2]) + 1 if state.hook else 1
+        text = f"{canary.name}: the afterPromotion hook runs again, said {_who(said)}"
+        again = replace(state, hook=HookState(id=f"{state.rollout}-{number}"))
+        return Decision(again, DecisionKind.OVERRIDE, text)
+    decision = _start(canary, state, seen, state.revision)
+    return replace(
+        decision, sentence=f"{canary.name}: {state.revision} is tried again from the first step, said {_who(said)}"
+    )
+
+
+def _promote(canary: Canary, state: RolloutState, seen: Observation, said: Override) -> Decision:
+    if not said.full:
+        return _next_step(canary, state, seen, f"promoted by {_who(said)}, {_overruled(state)}")
+    text = f"{canary.name} {state.weight} % → promotion: promoted in full by {_who(said)}, {_overruled(state)}"
+    moved = _move(state, seen, text, phase=Phase.PROMOTING, step=len(canary.spec.steps) - 1, weight=100)
+    return Decision(moved, DecisionKind.OVERRIDE, text)
+
+
+def _skip(canary: Canary, state: RolloutState, seen: Observation, said: Override) -> Decision:
+    text = (
+        f"{canary.name}: the remaining steps need no proof, only their bake time, said {_who(said)}, "
+        f"{_overruled(state)}; a proven regression still rolls back"
+    )
+    return Decision(replace(state, skip_analysis=True), DecisionKind.OVERRIDE, text)
+
+
+_ACTIONS: dict[Action, Callable[[Canary, RolloutState, Observation, Override], Decision]] = {
+    Action.ABORT: _abort,
+    Action.PAUSE: _pause,
+    Action.RESUME: _resume,
+    Action.RETRY: _retry,
+    Action.PROMOTE: _promote,
+    Action.SKIP: _skip,
+}
+
+
+def _answer(state: RolloutState, said: Override, text: str, seen: Observation, *, accepted: bool) -> RolloutState:
+    answer = Answer(id=said.id, action=said.action, accepted=accepted, sentence=text, at=seen.at)
+    return replace(state, answered=(*state.answered, answer)[-ANSWERS:])
+
+
+# ── the one function that moves ──────────────────────────────────────────────────────────────────────────────
+
+
+def _move(
+    state: RolloutState, seen: Observation, sentence: str, *, phase: Phase, step: int, weight: int
+) -> RolloutState:
+    """Change phase, step or weight, and start the clocks that belong to them."""
+    transition = Transition(at=seen.at, phase=phase, step=step, weight=weight, sentence=sentence)
+    moved = replace(state, phase=phase, step=step, weight=weight, history=(*state.history, transition)[-HISTORY:])
+    if (step, weight) != (state.step, state.weight) or state.started == seen.at:
+        moved = replace(
+            moved,
+            step_started=seen.at,
+            routed=None,
+            baked=timedelta(0),
+            held=timedelta(0),
+            deadline_told=timedelta(0),
+        )
+    return moved
+
+
+def _succeed(state: RolloutState, seen: Observation, sentence: str, *, swap: bool) -> RolloutState:
+    """The rollout is over and its revision is stable; with `swap` the two workloads change roles."""
+    moved = _move(state, seen, sentence, phase=Phase.SUCCEEDED, step=state.step, weight=0)
+    stable, canary = (state.canary, state.stable) if swap else (state.stable, state.canary)
+    return replace(moved, stable=stable, canary=canary, stable_revision=state.revision, evidence=None, hook=None)
+
+
+# ── words ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _held_at(canary: Canary, state: RolloutState) -> str:
+    return f"{canary.name} held at {state.weight} %"
+
+
+def _stays_at(canary: Canary, state: RolloutState) -> str:
+    return f"{canary.name} stays at {state.weight} %"
+
+
+def _who(said: Override) -> str:
+    return f"{said.by} ({said.reason!r})" if said.reason else said.by
+
+
+def _blind_words(state: RolloutState, seen: Observation, canary: Canary) -> str:
+    why = seen.judgement.sentence if seen.judgement else "nothing can be seen"
+    return f"no sight for {wording.span(state.blind)} ({why})"
+
+
+def _baked_words(state: RolloutState) -> str:
+    return f"{wording.span(state.baked)} of evidence at {state.weight} %"
+
+
+def _route_words(seen: Observation) -> str:
+    return "; ".join(seen.trouble) if seen.route is None and seen.trouble else "the route is being written"
+
+
+def _still_needed(canary: Canary, state: RolloutState, seen: Observation) -> str:
+    judged = seen.judgement
+    assert judged is not None
+    left = canary.spec.bake(state.step) - state.baked
+    if left > timedelta(0):
+        return f"healthy; {wording.span(left)} of bake time left. {judged.sentence}"
+    if judged.share is None or not judged.share.confirmed:
+        share = judged.share.observed if judged.share else None
+        n = judged.share.requests if judged.share else 0
+        return (
+            f"healthy, but the split is not confirmed yet: {wording.percent(share)} of {wording.plural(n, 'request')}"
+        )
+    return judged.sentence
+
+
+def _despite(state: RolloutState) -> str:
+    towards = _latest(state, "towardStep")
+    return f", with {wording.percent(towards)} of the evidence for the next step" if towards else ""
+
+
+def _overruled(state: RolloutState) -> str:
+    """Which evidence a promotion overrules."""
+    back, step = _latest(state, "towardRollback"), _latest(state, "towardStep")
+    if back >= 0.1:
+        return f"against {wording.percent(back)} of the evidence needed to roll back"
+    return f"with {wording.percent(step)} of the evidence needed for the step"
+
+
+def _latest(state: RolloutState, key: str) -> float:
+    evidence = state.latest.get("evidence")
+    value = evidence.get(key) if isinstance(evidence, dict) else None
+    return float(value) if isinstance(value, int | float) else 0.0
+
+
+def _harm(state: RolloutState) -> str:
+    failures = clock(state.evidence.arrays, "failures") if state.evidence and state.evidence.arrays else 0.0
+    return f". {wording.plural(failures, 'canary request')} failed" if failures else ""
+
+
+def _due(state: RolloutState) -> bool:
+    return state.deadline_told == timedelta(0) or state.held - state.deadline_told >= REPEAT

@@ -1,0 +1,171 @@
+"""One decision as it is kept and shown everywhere: CLI, log, notification, dashboard all read this one body. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any
+
+from canaryd import wording
+from canaryd.model import Decision, DecisionKind, Finding, Observation, Phase, Record, RolloutState, Verdict
+from canaryd.policy import Canary
+from canaryd.stats.evidence import clock
+
+_SEVERITY = {
+    DecisionKind.BLIND: "warning",
+    DecisionKind.DRIFT: "warning",
+    DecisionKind.RESUMED: "info",
+}
+
+
+def records(canary: Canary, before: RolloutState | None, decision: Decision, seen: Observation) -> tuple[Record, ...]:
+    """What this tick adds to the record: the decision itself when it says something new, and every extra.
+
+    Numbers continue from `before.decisions`; the caller saves the state with as many decisions added.
+    """
+    said = [(kind, text, _SEVERITY.get(kind, "info"), True) for kind, text in decision.extra]
+    if worth_keeping(before, decision, seen):
+        said.append((decision.kind, decision.sentence, decision.severity, decision.tell))
+    number = before.decisions if before else 0
+    out = []
+    for i, (kind, text, severity, tell) in enumerate(said, start=1):
+        content = body(canary, before, decision, seen)
+        content.update(kind=str(kind), sentence=text, severity=severity)
+        out.append(Record(f"{canary.name}/{number + i}", canary.name, seen.at, kind, text, content, tell))
+    return tuple(out)
+
+
+def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observation) -> bool:
+    """Every look that counted evidence, and everything that changed; not the ticks in which nothing happened."""
+    if decision.tell or seen.scored:
+        return True
+    if before is None:
+        return decision.kind is not DecisionKind.IDLE
+    after = decision.state
+    changed = (after.phase, after.step, after.weight) != (before.phase, before.step, before.weight)
+    return changed or (after.verdict != before.verdict and after.phase.is_active)
+
+
+def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: Observation) -> dict[str, Any]:
+    """Plain JSON values, camelCase; rates and shares 0..1, durations in seconds, times ISO 8601."""
+    state, judged = decision.state, seen.judgement
+    answer = state.answered[-1] if state.answered and state.answered[-1].at == seen.at else None
+    said = next((o for o in seen.overrides if answer and o.id == answer.id), None)
+    kept = state.latest if judged is None and (before is None or before.rollout == state.rollout) else {}
+    return {
+        "canary": canary.name,
+        "namespace": canary.metadata.namespace,
+        "rollout": state.rollout,
+        "revision": state.revision,
+        "stableRevision": state.stable_revision,
+        "at": iso(seen.at),
+        "kind": str(decision.kind),
+        "phase": str(state.phase),
+        "step": state.step,
+        "stepWeights": [s.weight for s in canary.spec.steps],
+        "since": iso(state.started),
+        "stepSince": iso(state.step_started),
+        "workloads": {"stable": state.stable, "canary": state.canary},
+        "weight": _weight(before, decision, seen),
+        "verdict": str(state.verdict) if (state.verdict and not state.phase.is_settled) or _ended(state) else None,
+        "sentence": decision.sentence,
+        "decisive": judged.decisive if judged else kept.get("decisive"),
+        "next": _next(canary, state, seen),
+        "nextLook": iso(seen.at + canary.spec.interval) if state.phase.is_active else None,
+        "evidence": _evidence(canary, state, seen)
+        if judged
+        else kept.get("evidence") or _evidence(canary, state, seen),
+        "findings": [_finding(f) for f in judged.findings] if judged else kept.get("findings", []),
+        "harmed": _harmed(state, kept),
+        "override": {
+            "id": answer.id,
+            "action": str(answer.action),
+            "accepted": answer.accepted,
+            "by": said.by if said else "",
+            "reason": said.reason if said else "",
+        }
+        if answer
+        else None,
+        "history": [
+            {"at": iso(t.at), "phase": str(t.phase), "step": t.step, "weight": t.weight, "sentence": t.sentence}
+            for t in state.history
+        ],
+        "trouble": list(seen.trouble),
+        "severity": decision.severity,
+    }
+
+
+def iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
+
+
+def _ended(state: RolloutState) -> bool:
+    return state.phase in (Phase.SUCCEEDED, Phase.ROLLED_BACK) and state.verdict is not None
+
+
+def _weight(before: RolloutState | None, decision: Decision, seen: Observation) -> dict[str, Any]:
+    share = seen.judgement.share if seen.judgement else None
+    state = decision.state
+    return {
+        "before": before.weight if before else 0,
+        "desired": state.weight,
+        "configured": seen.route.weight if seen.route else None,
+        "observed": share.observed if share else None,
+        "requests": share.requests if share else 0.0,
+        "confirmed": bool(share and share.confirmed),
+    }
+
+
+def _evidence(canary: Canary, state: RolloutState, seen: Observation) -> dict[str, Any]:
+    judged, held = seen.judgement, state.evidence
+    return {
+        "through": iso(held.through) if held else None,
+        "intervals": held.intervals if held else 0,
+        "towardRollback": judged.toward_rollback if judged else 0.0,
+        "towardStep": judged.toward_step if judged else 0.0,
+        "logE": judged.log_e if judged else 0.0,
+        "baked": state.baked.total_seconds(),
+        "bake": canary.spec.bake(state.step).total_seconds() if 0 <= state.step < len(canary.spec.steps) else 0.0,
+        "held": state.held.total_seconds(),
+        "blind": state.blind.total_seconds(),
+    }
+
+
+def _finding(f: Finding) -> dict[str, Any]:
+    out = {}
+    for name, value in asdict(f).items():
+        head, *tail = name.split("_")
+        out[head + "".join(t.capitalize() for t in tail)] = value
+    out["verdict"] = str(f.verdict)
+    return out
+
+
+def _harmed(state: RolloutState, kept: Any) -> dict[str, float]:
+    if state.evidence and state.evidence.arrays:
+        arrays = state.evidence.arrays
+        return {"requests": clock(arrays, "harmed"), "failures": clock(arrays, "failures")}
+    return kept.get("harmed") or {"requests": 0.0, "failures": 0.0}
+
+
+def _next(canary: Canary, state: RolloutState, seen: Observation) -> str:
+    """What is waited for, in a few words."""
+    if state.phase is Phase.PAUSED:
+        return "a person: resume"
+    if state.phase is Phase.WAITING:
+        return "ready pods, stable's rates"
+    if state.phase is Phase.ROLLED_BACK:
+        return "retry, or a new revision"
+    if state.phase.is_settled:
+        return "a new revision"
+    if state.phase is not Phase.PROGRESSING:
+        return "the route"
+    judged = seen.judgement
+    if judged is None:
+        return "the next interval"
+    if judged.verdict is Verdict.BLIND:
+        return "sight"
+    if judged.verdict is Verdict.HEALTHY:
+        left = (canary.spec.bake(state.step) - state.baked).total_seconds()
+        return f"bake time, {wording.span(left)}" if left > 0 else "a confirmed split"
+    needed = max((f.needed for f in judged.findings if f.needed is not None), default=None)
+    return f"{wording.plural(needed, 'canary request')}" if needed else "more requests"
