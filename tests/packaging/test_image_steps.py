@@ -217,7 +217,8 @@ def test_the_daemon_runs_on_a_read_only_root_and_stops_when_told(box: Sandbox, p
         assert box.run(health, timeout=30).returncode == 0
         daemon.signal(signal.SIGTERM)
         assert daemon.process.wait(timeout=30) == 0, log.read_text(encoding="utf-8")
-    assert box.run(health, timeout=30).returncode == 1  # nobody answers: unhealthy, with its own exit code
+    # nobody answers: unhealthy; a container engine keeps the exit code 2 for itself
+    assert box.run(health, timeout=30).returncode not in (0, 2)
     assert "Traceback" not in log.read_text(encoding="utf-8")
     left = [path for path in box.writable[STATE].iterdir() if path.suffix == ".db"]
     assert [path.stat().st_uid for path in left] == [os.getuid() or box.uid]
