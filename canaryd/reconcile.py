@@ -310,8 +310,10 @@ class Reconciler:
         )
         version = self.ports.store.save(case.canary.name, state, stored.version, new)
         for record in new:
+            if record.tell:
+                continue  # the notifiers say these, the log among them
             log.info(
-                "decision",
+                "look",
                 canary=record.canary,
                 id=record.id,
                 kind=str(record.kind),

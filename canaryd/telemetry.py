@@ -1,0 +1,139 @@
+"""What the daemon says about itself: structured logs, and /metrics in Prometheus' words. Decides nothing."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import structlog
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
+
+from canaryd import __version__
+from canaryd.model import Phase, Verdict
+from canaryd.reconcile import Outcome
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+_TICKS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+def configure_logging(format: str, level: str) -> None:
+    """structlog to standard error, and the libraries' own logs through the same renderer.
+
+    format: json, console, or auto (console on a terminal); level: debug, info, warning or error.
+    """
+    console = format == "console" or (format == "auto" and sys.stderr.isatty())
+    shared: list[Any] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    traceback: list[Any] = [] if console else [structlog.processors.format_exc_info]
+    structlog.configure(
+        processors=[*shared, *traceback, renderer],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *traceback, renderer],
+            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
+        )
+    )
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(max(logging.WARNING, logging.getLevelNamesMapping()[level.upper()]))
+
+
+class Telemetry:
+    """The daemon's own metrics, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        of = {"registry": self.registry}
+        self.phase = Gauge("canaryd_phase", "1 for the phase a canary is in", ["canary", "phase"], **of)
+        self.weight = Gauge(
+            "canaryd_weight",
+            "Percent of requests for the canary: desired, configured, observed",
+            ["canary", "kind"],
+            **of,
+        )
+        self.verdict = Gauge("canaryd_verdict", "1 for the present verdict", ["canary", "verdict"], **of)
+        self.evidence = Gauge(
+            "canaryd_evidence_ratio",
+            "Share of the threshold reached, towards step or rollback",
+            ["canary", "toward"],
+            **of,
+        )
+        self.blind = Gauge("canaryd_blind_seconds", "Time without sight in this spell", ["canary"], **of)
+        self.decisions = Counter("canaryd_decisions", "Decisions by kind", ["canary", "kind"], **of)
+        self.failures = Counter("canaryd_failures", "Ticks in which nothing could be saved or routed", ["canary"], **of)
+        self.unseen = Counter(
+            "canaryd_source_errors", "Looks for which the metrics could not be read", ["canary"], **of
+        )
+        self.owed = Gauge("canaryd_notifications_owed", "Records not yet told", **of)
+        self.tick = Histogram("canaryd_tick_seconds", "Duration of one tick", buckets=_TICKS, **of)
+        self.last_tick = Gauge("canaryd_last_tick_timestamp_seconds", "When the last tick ended", **of)
+        self.leading = Gauge("canaryd_leader", "1 while this process holds the state", **of)
+        Gauge("canaryd_build_info", "1, with the version", ["version"], **of).labels(__version__).set(1)
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._known: set[str] = set()
+
+    def ticked(self, outcomes: Sequence[Outcome], seconds: float, at: datetime) -> None:
+        """Take over what one tick did."""
+        self.tick.observe(seconds)
+        self.last_tick.set(at.timestamp())
+        for outcome in outcomes:
+            if outcome.failed:
+                self.failures.labels(outcome.canary).inc()
+            for kind in outcome.kinds:
+                self.decisions.labels(outcome.canary, str(kind)).inc()
+            judged = outcome.seen.judgement if outcome.seen else None
+            if judged is not None and judged.verdict is Verdict.BLIND:
+                self.unseen.labels(outcome.canary).inc()
+            if outcome.state is not None and outcome.state.latest:
+                self._show(outcome.canary, outcome.state.latest)
+
+    def forget(self, names: set[str]) -> None:
+        """Canaries that are gone leave no series behind."""
+        for name in self._known - names:
+            for gauge in (self.phase, self.weight, self.verdict, self.evidence, self.blind):
+                gauge.remove_by_labels({"canary": name})
+        self._known &= names
+
+    def _show(self, name: str, body: Mapping[str, Any]) -> None:
+        self._known.add(name)
+        for phase in Phase:
+            self.phase.labels(name, phase.value).set(float(body.get("phase") == phase.value))
+        for verdict in Verdict:
+            self.verdict.labels(name, verdict.value).set(float(body.get("verdict") == verdict.value))
+        weight = body.get("weight") or {}
+        observed = weight.get("observed")
+        for kind, value in (
+            ("desired", weight.get("desired")),
+            ("configured", weight.get("configured")),
+            ("observed", None if observed is None else 100 * observed),
+        ):
+            self.weight.labels(name, kind).set(float("nan") if value is None else value)
+        evidence = body.get("evidence") or {}
+        self.evidence.labels(name, "step").set(evidence.get("towardStep") or 0.0)
+        self.evidence.labels(name, "rollback").set(evidence.get("towardRollback") or 0.0)
+        self.blind.labels(name).set(evidence.get("blind") or 0.0)
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
