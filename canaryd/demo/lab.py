@@ -176,7 +176,10 @@ class Lab:
 
     @property
     def flush_url(self) -> str:
-        """Empty and quick; read just before `metrics_url`, it makes the histograms there as new as the counters."""
+        """Empty and quick; read just before `metrics_url`, it makes the histograms there as new as the counters.
+
+        Not on a machine without a free core: the merge it begins may then be late by one reading.
+        """
         return self.admin_url + envoy.FLUSH_PATH
 
     @property
