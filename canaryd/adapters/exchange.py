@@ -1,0 +1,194 @@
+"""HTTP exchanges that always end: bounded in time and in bytes, whatever the other side does.
+
+The time-outs of http.client and requests bound each read of the socket, not the whole: a server that sends one byte
+a second is never late for them. Here a deadline covers everything from looking up the name to the last byte.
+
+It never follows a redirect, never uses a proxy or credentials from the environment, never skips the check of a
+certificate, and never puts a password or a query into a message.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Self
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from canaryd.errors import SourceError
+
+MAX_BYTES = 64 * 1024 * 1024  # of one answer; 50 canaries with 20 pods each need about 3
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """The end of one read, shared by all its exchanges."""
+
+    seconds: float  # as configured, for messages
+    at: float  # on time.monotonic()
+
+    @classmethod
+    def after(cls, timeout: timedelta) -> Self:
+        return cls(timeout.total_seconds(), time.monotonic() + timeout.total_seconds())
+
+    def left(self) -> float:
+        """Seconds, 0 when it has passed."""
+        return max(0.0, self.at - time.monotonic())
+
+    def check(self, name: str) -> None:
+        """Raises SourceError, naming the server, when it has passed: digesting a huge answer takes time, too."""
+        if not self.left():
+            raise SourceError(f"{name}: no complete answer within {self.seconds:g} s")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A complete answer, not longer than allowed."""
+
+    status: int
+    reason: str
+    body: bytes
+
+
+def checked_url(url: str) -> SplitResult:
+    """The parts of an http or https URL. Raises ValueError, without repeating a password, when it is none."""
+    parts = urlsplit(url)
+    try:
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is no number
+        usable = False
+    if not usable or any(c <= " " or c == "\x7f" for c in url):
+        raise ValueError(f"{public(parts)!r} is not usable; use a URL such as http://prometheus:9090")
+    return parts
+
+
+def host_and_port(parts: SplitResult) -> str:
+    """host:port, with the port of the scheme where none is written."""
+    host = parts.hostname or ""
+    shown = f"[{host}]" if ":" in host else host
+    return f"{shown}:{parts.port or (443 if parts.scheme == 'https' else 80)}"
+
+
+def public(parts: SplitResult) -> str:
+    """The URL as it may be shown to anybody: no user, no password, no query."""
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def basic_authorization(parts: SplitResult) -> dict[str, str]:
+    """The header for a user and password written into the URL; empty when there are none."""
+    if not parts.username and not parts.password:
+        return {}
+    pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+
+class Connection:
+    """One connection to one server, kept for all exchanges of one read so that one server answers them all.
+
+    Used by one thread at a time. Each exchange runs in a thread of its own, because nothing can interrupt a name
+    look-up; past the deadline that thread is left behind with its socket shut down, and ends.
+    """
+
+    def __init__(self, parts: SplitResult, deadline: Deadline, max_bytes: int, ca_file: str | None = None) -> None:
+        self.name = public(parts)
+        self._deadline = deadline
+        self._max_bytes = max_bytes
+        self._thread: threading.Thread | None = None
+        self._http = self._opened(parts, ca_file)
+
+    def _opened(self, parts: SplitResult, ca_file: str | None) -> http.client.HTTPConnection:
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(parts.hostname or "", parts.port)
+        try:
+            context = ssl.create_default_context(cafile=ca_file)
+        except OSError as e:
+            raise SourceError(f"{self.name}: the CA file {ca_file} cannot be used: {_reason(e)}") from e
+        return http.client.HTTPSConnection(parts.hostname or "", parts.port, context=context)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Harmless when called again. A thread left behind closes for itself."""
+        if self._thread is None or not self._thread.is_alive():
+            self._http.close()
+
+    def ask(self, method: str, target: str, headers: Mapping[str, str], body: bytes = b"") -> Answer:
+        """One exchange; `target` is path and query. Raises SourceError naming the server when no answer is complete."""
+        outcome: Future[Answer] = Future()
+        self._thread = threading.Thread(
+            target=self._exchange, args=(outcome, method, target, headers, body), name="exchange", daemon=True
+        )
+        self._thread.start()
+        try:
+            answer = outcome.result(self._deadline.left())
+        except TimeoutError as e:
+            self._cut()
+            raise SourceError(f"{self.name}: no complete answer within {self._deadline.seconds:g} s") from e
+        except (OSError, http.client.HTTPException, ValueError) as e:
+            raise SourceError(f"{self.name}: {_reason(e)}") from e
+        self._thread.join()
+        return answer
+
+    def _exchange(
+        self, outcome: Future[Answer], method: str, target: str, headers: Mapping[str, str], body: bytes
+    ) -> None:
+        try:
+            if self._http.sock is None:
+                self._http.timeout = max(0.001, self._deadline.left())
+                self._http.connect()
+            if not self._deadline.left():  # nobody waits any more, and nobody may have seen the socket to cut it
+                raise TimeoutError  # the caller is the other thread
+            wanted = {**headers, "Accept-Encoding": "identity"}  # what is not compressed cannot explode
+            self._http.request(method, target, body or None, wanted)
+            with self._http.getresponse() as response:
+                outcome.set_result(Answer(response.status, response.reason, self._body(response)))
+        except (OSError, http.client.HTTPException, ValueError, SourceError) as e:
+            self._http.close()
+            outcome.set_exception(e)
+
+    def _body(self, response: http.client.HTTPResponse) -> bytes:
+        encoding = response.headers.get("Content-Encoding", "identity")
+        if encoding != "identity":
+            raise SourceError(f"{self.name}: the answer is encoded as {encoding[:40]!r}, which was not asked for")
+        if response.length is not None and response.length > self._max_bytes:
+            raise self._too_large()
+        # With a length, only a read without a size notices that the connection ended too early.
+        body = response.read() if response.length is not None else response.read(self._max_bytes + 1)
+        if len(body) > self._max_bytes:
+            raise self._too_large()
+        return body
+
+    def _too_large(self) -> SourceError:
+        return SourceError(f"{self.name}: the answer is larger than {self._max_bytes / 1024 / 1024:g} MB")
+
+    def _cut(self) -> None:
+        """Wake the thread that is left behind by ending its connection."""
+        sock = self._http.sock
+        if sock is not None:
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+        if self._thread is not None:
+            self._thread.join(0.2)
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, for people; http.client's messages can repeat a header, so only its kind is told."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate is not trusted ({error.verify_message})"
+    if isinstance(error, http.client.IncompleteRead):
+        return "the answer ended too early"
+    if isinstance(error, OSError):
+        return (error.strerror or str(error) or type(error).__name__).lower()
+    return f"not a proper HTTP exchange ({type(error).__name__})"

@@ -1,0 +1,334 @@
+"""Raw counters from Prometheus, or anything that speaks its query API; remembers, so the past can be read again.
+
+It never lets the server calculate: no increase, no rate, no sum, only the last raw value before each instant.
+
+prometheus-api-client builds the calls (paths, headers, credentials); what it does not do is done in `_Transport`,
+the place that requests offers for it: the library waits for ever by default, and bounds no answer; retries three
+times inside, longer than the time-out; puts the parameters of a POST into the URL, which proxies cut at 8 KB; drops
+the server's warnings, and with them the word that an answer is partial. It also rounds start and end to whole
+seconds, so they are handed over once more as parameters, which win.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from io import BytesIO
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import requests
+from prometheus_api_client import PrometheusConnect
+from prometheus_api_client.exceptions import PrometheusApiClientException
+from requests.adapters import BaseAdapter
+
+from canaryd.adapters.exchange import MAX_BYTES, Answer, Connection, Deadline, checked_url
+from canaryd.adapters.series import REPLICA_LABELS, REPORTERS, Claims, Labels, Tally, counter_key
+from canaryd.errors import SourceError
+from canaryd.ports import CountsAnswer, CountsQuery
+
+CANARIES_PER_REQUEST = 50
+POINTS_PER_REQUEST = 500
+MAX_TOKEN = 64 * 1024  # characters of a bearer token
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MILLISECOND = timedelta(milliseconds=1)
+FORM = "application/x-www-form-urlencoded"
+
+
+class PrometheusSource:
+    """The port `MetricSource` over `query_range`: one POST for up to 50 canaries with the same points.
+
+    A counter has a value at an instant t when a sample lies inside (t - step, t]: so the last value of a pod that
+    vanished is still there at the end of its last interval, and a series born inside an interval is absent at its
+    beginning. `exporter` is the label `instance`, else `pod`; `pod` is the label `pod`, else `instance`.
+    """
+
+    remembers = True
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        timeout: timedelta = timedelta(seconds=5),
+        lag: timedelta = timedelta(seconds=20),
+        settle: timedelta = timedelta(0),
+        headers: Mapping[str, str] | None = None,
+        ca_file: str | None = None,
+        bearer_file: str | None = None,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """`timeout` covers one whole `read`. The bearer file is read for every `read`, so that a token may change.
+
+        A user and password in the URL are sent as basic authentication. Raises ValueError for an unusable URL or
+        header.
+        """
+        self._parts = checked_url(url.rstrip("/"))
+        self._url = url.rstrip("/")
+        self._timeout = timeout
+        self.lag = lag
+        self.settle = settle
+        self._headers = {name: _header(name, value) for name, value in (headers or {}).items()}
+        self._ca_file = ca_file
+        self._bearer_file = bearer_file
+        self._max_bytes = max_bytes
+
+    def read(self, queries: Sequence[CountsQuery]) -> Mapping[str, CountsAnswer]:
+        """See the port."""
+        deadline = Deadline.after(self._timeout)
+        answers = {query.canary: CountsAnswer(()) for query in queries}
+        groups = _groups(queries)
+        if not groups:
+            return answers
+        with Connection(self._parts, deadline, self._max_bytes, self._ca_file) as connection:
+            client = self._client(connection)
+            for group in groups:
+                answers |= _Asking(client, connection.name, deadline, group).answers()
+        return answers
+
+    def _client(self, connection: Connection) -> PrometheusConnect:
+        session = requests.Session()
+        session.trust_env = False  # a .netrc would replace our credentials, a proxy variable our route
+        client = PrometheusConnect(
+            self._url, headers=self._headers | self._authorization(), session=session, method="POST"
+        )
+        session.mount(self._url, _Transport(connection))  # takes the place of the adapter that the library mounted
+        return client
+
+    def _authorization(self) -> dict[str, str]:
+        if self._bearer_file is None:
+            return {}
+        try:
+            with Path(self._bearer_file).open(encoding="utf-8", errors="replace") as file:
+                token = file.read(MAX_TOKEN + 1).strip()
+        except OSError as e:
+            raise SourceError(f"the bearer token file {self._bearer_file} cannot be read: {e.strerror}") from e
+        if not token or len(token) > MAX_TOKEN or not all("!" <= c <= "~" for c in token):
+            raise SourceError(f"the bearer token file {self._bearer_file} holds no token of printable ASCII")
+        return {"Authorization": f"Bearer {token}"}
+
+
+def _header(name: str, value: str) -> str:
+    """The value; an unusable one is refused here, because the libraries below would repeat it in their message."""
+    if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
+        raise ValueError(f"the header {name!r} or its value is not usable; use printable ASCII")
+    return value
+
+
+# ── what is asked ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """The instants to evaluate at: all points asked for, at the widest step that meets them all."""
+
+    points: Mapping[int, datetime]  # milliseconds since 1970, ascending → the point as it was asked for
+    step: int  # milliseconds
+
+    @classmethod
+    def over(cls, points: Sequence[datetime], step: timedelta) -> _Grid:
+        """Raises SourceError when a point is no whole millisecond: the server would answer for another instant."""
+        exact = {(at - EPOCH) // MILLISECOND: at for at in points}
+        if any((at - EPOCH) % MILLISECOND for at in points) or step % MILLISECOND or step < MILLISECOND:
+            raise SourceError("the instants asked for do not lie on a grid of whole milliseconds")
+        gaps = (b - a for a, b in pairwise(exact))
+        return cls(exact, math.gcd(*gaps) or step // MILLISECOND)
+
+    def pieces(self) -> Iterator[tuple[int, int]]:
+        """First and last instant of each request."""
+        first, last = min(self.points), max(self.points)
+        width = self.step * (POINTS_PER_REQUEST - 1)
+        while first <= last:
+            yield first, min(first + width, last)
+            first += width + self.step
+
+
+def _groups(queries: Sequence[CountsQuery]) -> list[list[CountsQuery]]:
+    """Queries that one request can answer. Those that ask for no instant are in none."""
+    alike: dict[object, list[CountsQuery]] = defaultdict(list)
+    for query in queries:
+        if query.points:
+            alike[query.points, query.step, query.source, query.durations].append(query)
+    return [
+        group[i : i + CANARIES_PER_REQUEST]
+        for group in alike.values()
+        for i in range(0, len(group), CANARIES_PER_REQUEST)
+    ]
+
+
+def _one_of(names: Sequence[str]) -> str:
+    """A PromQL string with a pattern that matches exactly these names."""
+    escaped = (re.sub(r"([\\.+*?()|\[\]{}^$])", r"\\\1", name) for name in sorted(set(names)))
+    return json.dumps("|".join(escaped), ensure_ascii=False)  # Go reads the escapes of JSON
+
+
+def _selector(group: Sequence[CountsQuery], names: Sequence[str]) -> str:
+    """Raw series of all the group's workloads in the time since the instant before, as one range."""
+    workloads = [name for query in group for name in (query.stable, query.canary_workload)]
+    namespaces = ["", *(query.namespace for query in group)]  # "" also stands for the label's absence
+    # One millisecond less than the step: Prometheus 2 counts the left end of a range in, Prometheus 3 does not.
+    reach = max(1, group[0].step // MILLISECOND - 1)
+    return (
+        f"{{__name__=~{_one_of(names)},reporter=~{_one_of(REPORTERS)},destination_workload=~{_one_of(workloads)},"
+        f"destination_workload_namespace=~{_one_of(namespaces)}}}[{reach}ms]"
+    )
+
+
+class _Asking:
+    """One group's questions, and what came of them."""
+
+    def __init__(self, client: PrometheusConnect, name: str, deadline: Deadline, group: Sequence[CountsQuery]) -> None:
+        self._client = client
+        self._name = name  # of the server, for messages
+        self._deadline = deadline
+        self._group = group
+        self._source = group[0].source
+        self._grid = _Grid.over(group[0].points, group[0].step)
+        self._claims = Claims(group)
+        self._tally = Tally()
+
+    def answers(self) -> dict[str, CountsAnswer]:
+        """One for each query of the group. Raises SourceError."""
+        wanted = [self._source.requests]
+        if self._group[0].durations:
+            wanted.append(self._source.durations)
+        expression = f"last_over_time({_selector(self._group, wanted)})"
+        try:
+            for first, last in self._grid.pieces():
+                for series in self._range(expression, first, last):
+                    self._deadline.check(self._name)
+                    self._take(series)
+            notes = self._missing_buckets()
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
+            raise SourceError(f"{self._name}: an answer that is not understood ({type(e).__name__}: {e})") from e
+        return {
+            query.canary: CountsAnswer(
+                self._tally.readings(query.canary),
+                "; ".join(filter(None, (self._claims.note(query), notes.get(query.canary, "")))),
+            )
+            for query in self._group
+        }
+
+    def _range(self, expression: str, first: int, last: int) -> list[Any]:
+        """Series with the values at each step. Raises SourceError."""
+        exact = {"start": _seconds(first), "end": _seconds(last), "timeout": f"{self._deadline.left():.3f}"}
+        start, end = self._grid.points[min(self._grid.points)], self._grid.points[max(self._grid.points)]
+        try:
+            result = self._client.custom_query_range(expression, start, end, _seconds(self._grid.step), params=exact)
+        except (requests.RequestException, PrometheusApiClientException) as e:
+            raise SourceError(f"{self._name}: {type(e).__name__}") from e  # their texts repeat whole answers
+        if not isinstance(result, list):
+            raise TypeError("no list of series")
+        return result
+
+    def _take(self, series: Mapping[str, Any]) -> None:
+        labels: Labels = series["metric"]
+        name = labels["__name__"]
+        samples = [(self._instant(at), float(value)) for at, value in series.get("values", ())]
+        kept = [(at, value) for at, value in samples if at is not None]
+        exporter = labels.get("instance") or labels.get("pod", "")
+        pod = labels.get("pod") or exporter
+        part = _without_replica(labels)
+        for canary, arm in self._claims.of(labels):
+            self._tally.add(canary, counter_key(labels, name, self._source, arm, exporter, pod), part, kept)
+
+    def _instant(self, seconds: float) -> datetime | None:
+        """The point asked for; None for an instant between two of them. A foreign grid is an error, not no data."""
+        at = round(seconds * 1000)
+        if (at - min(self._grid.points)) % self._grid.step:
+            raise ValueError(f"a value for {seconds}, an instant that was not asked for")
+        return self._grid.points.get(at)
+
+    def _missing_buckets(self) -> dict[str, str]:
+        """A note for each canary that has durations, but no classic buckets; asks only when buckets are missing."""
+        source = self._source
+        blind = [q for q in self._group if q.durations and self._tally.names.get(q.canary) == {"requests"}]
+        if not blind:
+            return {}
+        base = source.durations.removesuffix("_bucket")
+        by = "destination_workload,destination_workload_namespace,reporter"
+        expression = f"count by ({by}) (last_over_time({_selector(blind, [base, f'{base}_count'])}))"
+        last = max(self._grid.points)
+        found = {
+            canary for series in self._range(expression, last, last) for canary, _ in self._claims.of(series["metric"])
+        }
+        note = f"{base} has a count but no {source.durations}: native histograms cannot be compared yet"
+        return {query.canary: note for query in blind if query.canary in found}
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds // 1000}.{milliseconds % 1000:03d}"
+
+
+def _without_replica(labels: Labels) -> object:
+    """What tells a series from the others of its counter; the same for copies from two replicas."""
+    return tuple(sorted((k, v) for k, v in labels.items() if k not in REPLICA_LABELS))
+
+
+# ── the transport ────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Transport(BaseAdapter):
+    """Carries the library's calls over a bounded connection and lets through only complete, successful answers."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+
+    def send(self, request: requests.PreparedRequest, *_: object, **__: object) -> requests.Response:
+        """Certificates are always checked, time is always bounded: the caller's wishes about both are not heard."""
+        target, parameters = request.path_url.split("?", 1)
+        dropped = ("connection", "content-length", "accept-encoding")
+        headers = {str(k): str(v) for k, v in request.headers.items() if k.lower() not in dropped}
+        body = parameters.encode()
+        answer = self._connection.ask("POST", target, headers | {"Content-Type": FORM}, body)
+        if answer.status != 200:
+            raise SourceError(f"{self._connection.name}: HTTP {answer.status} {_said(answer)}".rstrip())
+        return _Response(self._connection.name, answer)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class _Response(requests.Response):
+    """An answer whose JSON is there only when the server vouches for all of it."""
+
+    def __init__(self, name: str, answer: Answer) -> None:
+        super().__init__()
+        self.status_code = answer.status
+        self.raw = BytesIO(answer.body)
+        self._name = name
+        self._answer = answer
+
+    def json(self, **_: object) -> Any:
+        document = _parsed(self._answer.body)
+        if not isinstance(document, dict) or "status" not in document:
+            raise SourceError(f"{self._name}: the answer is not that of a Prometheus API")
+        if document["status"] != "success":
+            raise SourceError(f"{self._name}: {_said(self._answer)}")
+        if warnings := document.get("warnings"):
+            raise SourceError(f"{self._name}: the answer is partial: {str(warnings)[:200]}")
+        if not isinstance(document.get("data"), dict) or document["data"].get("resultType") != "matrix":
+            raise SourceError(f"{self._name}: the answer holds no matrix of series")
+        return document
+
+
+def _parsed(body: bytes) -> Any:
+    """None when it is no JSON."""
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _said(answer: Answer) -> str:
+    """The server's own words about an error, shortened."""
+    document = _parsed(answer.body[:100_000])
+    if isinstance(document, dict) and "error" in document:
+        return f"{document.get('errorType', 'error')!s:.40}: {document['error']!s:.200}"
+    return answer.reason[:100]

@@ -1,0 +1,112 @@
+"""Series with Istio's labels → raw counters of canaries; what the metric sources have in common.
+
+It never reads anything itself and never takes a difference: resets are found later, per exporter.
+
+What becomes one counter. A series belongs to an arm by `destination_workload` (and by `destination_workload_namespace`
+where that label is not empty). Labels that canaryd does not need (`source_workload`, `connection_security_policy`, …)
+split one counter of one process into several series; they are added up, which is safe, because a process loses all of
+them in the same instant. Copies of one series from two replicas of Prometheus are not added up but taken once, the
+larger value. A part that is NaN, infinite or negative makes the sum unknown, and it is left out.
+
+Only what the serving side reports counts (`reporter` destination or waypoint, or no such label, as in recorded
+metrics): the client's report of the same request would count it twice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from datetime import datetime
+
+from canaryd.model import Arm, CounterKey, Reading
+from canaryd.policy import ErrorSource
+from canaryd.ports import CountsQuery
+
+REPORTERS = ("destination", "waypoint", "")
+REPLICA_LABELS = frozenset({"prometheus_replica", "replica", "__replica__"})
+
+Labels = Mapping[str, str]
+
+
+class Claims:
+    """Which canary and arm a series belongs to."""
+
+    def __init__(self, queries: Sequence[CountsQuery]) -> None:
+        self._owners: dict[tuple[str, str], list[tuple[str, Arm]]] = defaultdict(list)
+        self._namespaces: dict[str, set[str]] = defaultdict(set)
+        self.ambiguous: set[str] = set()  # workloads met without a namespace that canaries of several namespaces claim
+        for query in queries:
+            for workload, arm in ((query.stable, Arm.STABLE), (query.canary_workload, Arm.CANARY)):
+                self._owners[query.namespace, workload].append((query.canary, arm))
+                self._namespaces[workload].add(query.namespace)
+
+    def of(self, labels: Labels) -> Sequence[tuple[str, Arm]]:
+        """Empty for a series of nobody, of a client's report, or of nobody in particular (see `ambiguous`)."""
+        workload = labels.get("destination_workload", "")
+        namespaces = self._namespaces.get(workload)
+        if not namespaces or labels.get("reporter", "") not in REPORTERS:
+            return ()
+        namespace = labels.get("destination_workload_namespace", "")
+        if not namespace:
+            if len(namespaces) > 1:
+                self.ambiguous.add(workload)
+                return ()
+            (namespace,) = namespaces
+        return self._owners.get((namespace, workload), ())
+
+    def note(self, query: CountsQuery) -> str:
+        """What a person should know about series that could not be given to anybody; "" when there are none."""
+        unclear = sorted(self.ambiguous & {query.stable, query.canary_workload})
+        if not unclear:
+            return ""
+        return f"series of {' and '.join(unclear)} name no namespace, but canaries in several namespaces claim them"
+
+
+def counter_key(labels: Labels, name: str, source: ErrorSource, arm: Arm, exporter: str, pod: str) -> CounterKey:
+    """The identity of a series called `name`. Raises ValueError when a bucket has no usable bound."""
+    if name == source.requests:
+        return CounterKey(
+            arm,
+            exporter,
+            pod,
+            "requests",
+            labels.get("response_code", ""),
+            labels.get("response_flags", ""),
+            labels.get("grpc_response_status", ""),
+            0.0,
+        )
+    bound = float(labels.get("le", "nan"))  # "500" from Prometheus 2, "500.0" from Prometheus 3
+    if math.isnan(bound):
+        raise ValueError(f"{name} without a bound le={labels.get('le')!r:.40}")
+    return CounterKey(arm, exporter, pod, "bucket", "", "", "", bound)
+
+
+class Tally:
+    """Collects parts of counters, instant by instant, and adds them up."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, dict[CounterKey, dict[Hashable, dict[datetime, float]]]] = defaultdict(dict)
+        self.names: dict[str, set[str]] = defaultdict(set)  # by canary: "requests", "bucket"
+
+    def add(self, canary: str, key: CounterKey, part: Hashable, samples: Iterable[tuple[datetime, float]]) -> None:
+        """Samples of one series. The same `part` of the same key again is a copy of it: the larger value is kept."""
+        kept = self._parts[canary].setdefault(key, {}).setdefault(part, {})
+        for at, value in samples:
+            usable = math.isfinite(value) and value >= 0
+            if at not in kept or (usable and not kept[at] >= value):
+                kept[at] = value if usable else math.nan
+        self.names[canary].add(key.name)
+
+    def readings(self, canary: str) -> tuple[Reading, ...]:
+        """Ascending; only instants that have at least one counter."""
+        counters: dict[datetime, dict[CounterKey, float]] = defaultdict(dict)
+        for key, parts in self._parts.get(canary, {}).items():
+            totals: dict[datetime, float] = {}
+            for part in parts.values():
+                for at, value in part.items():
+                    totals[at] = totals.get(at, 0.0) + value
+            for at, total in totals.items():
+                if math.isfinite(total):
+                    counters[at][key] = total
+        return tuple(Reading(at, counters[at]) for at in sorted(counters))
