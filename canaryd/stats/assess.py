@@ -126,13 +126,16 @@ def _gain(rates: Floats, r: Floats, d: Floats, weight: Floats) -> Floats:
 
 
 def _shown(batch: Batch, rates: Floats) -> tuple[Floats, Floats, tuple[Floats, Floats, Floats]]:
-    """Rates of both arms and the interval of their difference, all stratified by interval."""
-    x_c, n_c, _, n_s = np.moveaxis(batch.a["total"], -1, 0)
-    total, requests, leverage = np.moveaxis(batch.a["spread"], -1, 0)
+    """Rates of both arms and the interval of their difference, over the intervals in which both served.
+
+    Stable's rate is weighted as the canary's requests were, so that the two rates differ by the difference shown.
+    """
+    x_c, n_c, _, _ = np.moveaxis(batch.a["total"], -1, 0)
+    total, requests, leverage, bad = np.moveaxis(batch.a["spread"], -1, 0)
     middle, low, high = difference.interval(total, requests, leverage, rates)
     with np.errstate(divide="ignore", invalid="ignore"):
-        rate_c = x_c / n_c
-    return rate_c, np.where(n_s > 0, rate_c - middle, np.nan), (middle, low, high)
+        rate_c = np.where(requests > 0, bad / requests, x_c / n_c)
+    return rate_c, np.where(requests > 0, rate_c - middle, np.nan), (middle, low, high)
 
 
 def _culprits(rows: Floats, usable: Mask) -> Floats:

@@ -9,7 +9,7 @@ evidence. Kept per rollout as plain arrays (11 kB for Istio's 19 edges and five 
     worse (S, M, J)  log e-values against "at most tolerably worse"   hard (J,)     the same, all pods, wide margin
     alone (J,)       the same where no stable is beside it         fine (M, G)   log e-values against "unacceptable"
     share (4,)       log e-values about the split, at `clock.weight`  total (M, 4)  x_c, n_c, x_s, n_s
-    spread (M, 3)    sums for the interval of the difference          clock (9,)    see CLOCK
+    spread (M, 4)    sums for the interval of the difference          clock (9,)    see CLOCK
 
 An epoch starts a fresh test every 20 intervals, so that a regression that comes late does not have to pay back the
 good evidence before it; epochs that have not started are cash.
@@ -109,7 +109,7 @@ def empty(latency_edges: Floats, gates: int) -> Arrays:
         "fine": (m, gates),
         "share": (4,),
         "total": (m, 4),
-        "spread": (m, 3),
+        "spread": (m, 4),
         "clock": (len(CLOCK),),
     }
     return {name: np.zeros(shape) for name, shape in shapes.items()}
@@ -296,13 +296,12 @@ def _score_split(batch: Batch, items: Sequence[Item], scored: Mask) -> None:
 
 
 def _sum_up(batch: Batch, x_c: Floats, n_c: Floats, x_s: Floats, n_s: Floats) -> None:
-    """Totals for showing, and the stratified sums of canaryd.stats.difference."""
+    """Totals, and the sums of canaryd.stats.difference over the intervals in which both arms served."""
     batch.a["total"] += np.stack([x_c, n_c, x_s, n_s], axis=-1)
     both = (n_c > 0) & (n_s > 0)
     ratio = np.where(both, n_c / np.maximum(n_s, 1.0), 0.0)
-    batch.a["spread"] += np.stack(
-        [np.where(both, x_c, 0.0) - ratio * x_s, np.where(both, n_c, 0.0), ratio * n_c], axis=-1
-    )
+    bad, served = np.where(both, x_c, 0.0), np.where(both, n_c, 0.0)
+    batch.a["spread"] += np.stack([bad - ratio * x_s, served, ratio * n_c, bad], axis=-1)
 
 
 def _learn(batch: Batch, items: Sequence[Item], counts: Floats) -> None:
