@@ -63,32 +63,34 @@ class Telemetry:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        of = {"registry": self.registry}
-        self.phase = Gauge("canaryd_phase", "1 for the phase a canary is in", ["canary", "phase"], **of)
+        own = self.registry
+        self.phase = Gauge("canaryd_phase", "1 for the phase a canary is in", ["canary", "phase"], registry=own)
         self.weight = Gauge(
             "canaryd_weight",
             "Percent of requests for the canary: desired, configured, observed",
             ["canary", "kind"],
-            **of,
+            registry=own,
         )
-        self.verdict = Gauge("canaryd_verdict", "1 for the present verdict", ["canary", "verdict"], **of)
+        self.verdict = Gauge("canaryd_verdict", "1 for the present verdict", ["canary", "verdict"], registry=own)
         self.evidence = Gauge(
             "canaryd_evidence_ratio",
             "Share of the threshold reached, towards step or rollback",
             ["canary", "toward"],
-            **of,
+            registry=own,
         )
-        self.blind = Gauge("canaryd_blind_seconds", "Time without sight in this spell", ["canary"], **of)
-        self.decisions = Counter("canaryd_decisions", "Decisions by kind", ["canary", "kind"], **of)
-        self.failures = Counter("canaryd_failures", "Ticks in which nothing could be saved or routed", ["canary"], **of)
+        self.blind = Gauge("canaryd_blind_seconds", "Time without sight in this spell", ["canary"], registry=own)
+        self.decisions = Counter("canaryd_decisions", "Decisions by kind", ["canary", "kind"], registry=own)
+        self.failures = Counter(
+            "canaryd_failures", "Ticks in which nothing could be saved or routed", ["canary"], registry=own
+        )
         self.unseen = Counter(
-            "canaryd_source_errors", "Looks for which the metrics could not be read", ["canary"], **of
+            "canaryd_source_errors", "Looks for which the metrics could not be read", ["canary"], registry=own
         )
-        self.owed = Gauge("canaryd_notifications_owed", "Records not yet told", **of)
-        self.tick = Histogram("canaryd_tick_seconds", "Duration of one tick", buckets=_TICKS, **of)
-        self.last_tick = Gauge("canaryd_last_tick_timestamp_seconds", "When the last tick ended", **of)
-        self.leading = Gauge("canaryd_leader", "1 while this process holds the state", **of)
-        Gauge("canaryd_build_info", "1, with the version", ["version"], **of).labels(__version__).set(1)
+        self.owed = Gauge("canaryd_notifications_owed", "Records not yet told", registry=own)
+        self.tick = Histogram("canaryd_tick_seconds", "Duration of one tick", buckets=_TICKS, registry=own)
+        self.last_tick = Gauge("canaryd_last_tick_timestamp_seconds", "When the last tick ended", registry=own)
+        self.leading = Gauge("canaryd_leader", "1 while this process holds the state", registry=own)
+        Gauge("canaryd_build_info", "1, with the version", ["version"], registry=own).labels(__version__).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         self._known: set[str] = set()
