@@ -1,4 +1,4 @@
-"""A whole rollout in memory: the product's own adapters, a clock that is told the time, and traffic drawn from a seed."""
+"""A whole rollout in memory: the product's own adapters, a clock that is told the time, traffic from a seed."""
 
 from __future__ import annotations
 
