@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from math import inf
 
@@ -101,6 +101,15 @@ def common_edges(grown: Mapping[CounterKey, float], young: Collection[str] = ())
     return sorted(common)
 
 
+@dataclass(slots=True)
+class _Pod:
+    """What one pod served."""
+
+    requests: float = 0.0
+    failures: float = 0.0
+    within: defaultdict[float, float] = field(default_factory=lambda: defaultdict(float))
+
+
 def _arm(
     grown: Mapping[CounterKey, float],
     arm: Arm,
@@ -110,34 +119,37 @@ def _arm(
     *,
     present: bool,
 ) -> ArmCounts:
-    requests = failures = young_requests = young_failures = timed = 0.0
-    pods: set[str] = set()
-    within: defaultdict[float, float] = defaultdict(float)
+    by_pod: defaultdict[str, _Pod] = defaultdict(_Pod)
     for key, n in grown.items():
         if key.arm is not arm:
             continue
+        pod = by_pod[key.pod]
         if key.name == "bucket":
-            if key.pod not in young:
-                within[key.le] += n
+            pod.within[key.le] += n
         elif not classes.ignores(key):
-            failed = n if classes.fails(key) else 0.0
-            pods.add(key.pod)
-            requests += n
-            failures += failed
-            if key.pod in young:
-                young_requests += n
-                young_failures += failed
-    if edges:
-        timed = within[inf]
+            pod.requests += n
+            pod.failures += n if classes.fails(key) else 0.0
+    old = sorted(name for name in by_pod if name not in young)
+    new = [pod for name, pod in by_pod.items() if name in young]
+    requests, failures = (np.array([getattr(by_pod[p], k) for p in old]) for k in ("requests", "failures"))
+    young_requests, young_failures = sum(p.requests for p in new), sum(p.failures for p in new)
+    pod_timed = np.array([by_pod[p].within[inf] if edges else 0.0 for p in old])
+    pod_slower = np.array(
+        [slower(t, [by_pod[p].within[e] for e in edges]) for p, t in zip(old, pod_timed, strict=True)]
+    ).reshape(len(old), len(edges))
     return ArmCounts(
         present=present,
-        requests=requests,
-        failures=failures,
+        requests=float(requests.sum()) + young_requests,
+        failures=float(failures.sum()) + young_failures,
         young_requests=young_requests,
         young_failures=young_failures,
-        pods=tuple(sorted(pods)),
-        timed=timed,
-        slower=slower(timed, [within[e] for e in edges]),
+        timed=float(pod_timed.sum()),
+        slower=pod_slower.sum(0),
+        pods=tuple(old),
+        pod_requests=requests,
+        pod_failures=failures,
+        pod_timed=pod_timed,
+        pod_slower=pod_slower,
     )
 
 

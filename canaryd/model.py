@@ -93,9 +93,13 @@ class ArmCounts:
     failures: float = 0.0  # of those requests
     young_requests: float = 0.0  # served by pods still warming up; included in `requests` and `failures` above
     young_failures: float = 0.0
-    pods: tuple[str, ...] = ()
     timed: float = 0.0  # requests with a recorded duration, warming pods excluded
     slower: Floats = field(default_factory=lambda: np.zeros(0))  # (edges,), timed requests above each edge
+    pods: tuple[str, ...] = ()  # those that are not warming up, sorted; rows of the arrays below
+    pod_requests: Floats = field(default_factory=lambda: np.zeros(0))  # (pods,)
+    pod_failures: Floats = field(default_factory=lambda: np.zeros(0))  # (pods,)
+    pod_timed: Floats = field(default_factory=lambda: np.zeros(0))  # (pods,)
+    pod_slower: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # (pods, edges)
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,9 @@ class Evidence:
     edges: Floats = field(default_factory=lambda: np.zeros(0))
     arrays: Mapping[str, Floats] = field(default_factory=dict)
     intervals: int = 0  # stretches scored
-    pods: Mapping[str, datetime] = field(default_factory=dict)  # canary pods: first seen, for the warm-up
+    pods: Mapping[str, datetime] = field(default_factory=dict)  # pods that came later: first seen, for the warm-up
+    stable_pods: tuple[str, ...] = ()  # pods that the arrays' pod axes stand for, in their order
+    canary_pods: tuple[str, ...] = ()
     last: Reading | None = None  # the reading at `through`, kept only for sources that cannot read the past
 
 

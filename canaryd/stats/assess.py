@@ -13,6 +13,7 @@ import numpy as np
 
 from canaryd.model import Floats
 from canaryd.stats import bernoulli, difference, edges
+from canaryd.stats.dispersion import soften
 from canaryd.stats.evidence import EPOCHS, Batch, J, Mask
 
 WEIGHT_ERRORS, WEIGHT_LATENCY, WEIGHT_HARD, WEIGHT_ALONE = 0.40, 0.40, 0.10, 0.05
@@ -60,7 +61,8 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
     rates = batch.rates()
     rows = _row_evidence(batch)
     log_w = _row_weights(batch)
-    hard, alone = log_sum(a["hard"], -1) - np.log(J), log_sum(a["alone"], -1) - np.log(J)
+    phi0 = np.maximum(batch.clock("phi0"), 1.0)[:, None]
+    hard, alone = (log_sum(a[name] / phi0, -1) - np.log(J) for name in ("hard", "alone"))
     parts = [log_sum(log_w + rows, -1), np.log(WEIGHT_HARD) + hard, np.log(WEIGHT_ALONE) + alone]
     combined = log_sum(np.stack([*parts, np.full(len(hard), np.log(WEIGHT_RESERVE))], -1), -1)
     rows = rows.copy()
@@ -75,7 +77,7 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
         row_log_e=rows,
         named=_culprits(rows, a["usable"] > 0),
         usable=a["usable"],
-        fine=a["fine"][at],
+        fine=soften(a["fine"][at] / a["phi"][:, 0], a["nu"][:, 0]),
         gain=gain,
         critical=[_critical(rates[i], a["usable"][i] > 0) for i in range(len(rates))],
         rate_c=rate_c,
@@ -93,8 +95,13 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
 
 
 def _row_evidence(batch: Batch) -> Floats:
-    """(C, M) log e-value of each row: mean over alternatives and epochs; epochs not begun are cash."""
-    per_epoch = log_sum(batch.a["worse"], -1) - np.log(J)  # zeros, so cash, where nothing was bet
+    """(C, M) log e-value of each row: mean over alternatives and epochs; epochs not begun are cash.
+
+    Each log e-value is divided by the inflation of its variance first, and softened where that is uncertain.
+    """
+    a = batch.a
+    inflated = soften(a["worse"] / a["phi"][..., None], a["nu"][..., None])
+    per_epoch = log_sum(inflated, -1) - np.log(J)  # zeros, so cash, where nothing was bet
     return log_sum(per_epoch + _LOG_EPOCHS[None, :, None], 1)
 
 

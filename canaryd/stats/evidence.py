@@ -1,15 +1,19 @@
 """The state of the tests of many rollouts side by side, and how one more interval changes it.
 
 Shapes: C canaries, M = 1 + E rows (row 0: failed requests; row 1 + b: slower than edge b), S = 5 start epochs,
-J = 10 alternatives, G gates (one for each step). Canaries with fewer edges or gates are padded; padding gathers no
-evidence. Kept per rollout as plain arrays (11 kB for Istio's 19 edges and five steps), restored bit by bit.
+J = 10 alternatives, G gates (one for each step), P and K pods of stable and of the canary. Whatever is shorter is
+padded, and padding gathers no evidence. Kept per rollout as plain arrays, restored bit by bit.
 
     quick (2, M)     faded bad events and requests of stable          long (2, M)   the same, not faded
     mass (E + 1,)    faded stable durations per bucket                usable (M,)   rows that are judged, 0 or 1
     worse (S, M, J)  log e-values against "at most tolerably worse"   hard (J,)     the same, all pods, wide margin
-    alone (J,)       the same where no stable is beside it         fine (M, G)   log e-values against "unacceptable"
+    alone (J,)       the same where no stable is beside it            fine (M, G)   log e-values against "unacceptable"
     share (4,)       log e-values about the split, at `clock.weight`  total (M, 4)  x_c, n_c, x_s, n_s
-    spread (M, 4)    sums for the interval of the difference          clock (9,)    see CLOCK
+    spread (M, 4)    sums for the interval of the difference          clock (11,)   see CLOCK
+    noise (2, M)     sums of r^2 and of its variance v                residual (P, M)  sums of r of each stable pod
+    served (P,)      requests of each stable pod                      past (2, M)   tau^2 of past pods, its freedom
+    pods_c (S, K)    requests of each canary pod since each epoch     pods_s (S, P) the same of stable's
+    events (S, 4, M) expected events c, s and requests c, s           phi, nu (S, M) inflation when last scored
 
 An epoch starts a fresh test every 20 intervals, so that a regression that comes late does not have to pay back the
 good evidence before it; epochs that have not started are cash.
@@ -23,16 +27,31 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from canaryd.model import Floats, Stretch
+from canaryd.model import ArmCounts, Floats, Stretch
 from canaryd.policy import ErrorsMetric, LatencyMetric, Spec
-from canaryd.stats import bernoulli, edges, predict, share
+from canaryd.stats import bernoulli, dispersion, edges, predict, share
 
 EPOCHS = 5
 EPOCH_INTERVALS = 20
 HARD_MARGIN = 0.02  # two percentage points: what no warm-up excuses
 LONGEST_USUAL = 2.5  # intervals
+OUTAGE_Z = 6.0  # stable failing so much more than its past is an outage; nothing is promoted into one
+GUARD_Z = 3.0  # a neighbouring interval in which stable is so much worse takes the place of the scored one
+MOST_PODS = 32  # of each arm that are told apart; more teach nothing new about how pods differ
 LARGEST_MARGIN = 0.25  # the budget in requests never excuses more than this, however little traffic there is
-CLOCK = ("intervals", "epochs", "seconds", "requests", "weight", "share_c", "share_n", "harmed", "failures")
+CLOCK = (
+    "intervals",
+    "epochs",
+    "seconds",
+    "requests",
+    "weight",
+    "share_c",
+    "share_n",
+    "harmed",
+    "failures",
+    "outage",
+    "phi0",
+)
 _AT = {name: i for i, name in enumerate(CLOCK)}
 J = len(predict.GRID)
 
@@ -93,11 +112,14 @@ class Item:
     stretch: Stretch
     weight: float  # share 0..1 that the route had during the stretch
     scored: bool
+    around: tuple[Stretch | None, Stretch | None] = (None, None)  # the neighbours in time, for the scrape-phase guard
+    stable_pods: tuple[str, ...] = ()  # names behind the pod axes of the arrays
+    canary_pods: tuple[str, ...] = ()
 
 
-def empty(latency_edges: Floats, gates: int) -> Arrays:
+def empty(latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: int = 0) -> Arrays:
     """The state before any evidence."""
-    m = 1 + len(latency_edges)
+    m, p, k = 1 + len(latency_edges), stable_pods, canary_pods
     shapes: dict[str, tuple[int, ...]] = {
         "quick": (2, m),
         "long": (2, m),
@@ -111,8 +133,28 @@ def empty(latency_edges: Floats, gates: int) -> Arrays:
         "total": (m, 4),
         "spread": (m, 4),
         "clock": (len(CLOCK),),
+        "noise": (2, m),
+        "residual": (p, m),
+        "served": (p,),
+        "past": (2, m),
+        "pods_c": (EPOCHS, k),
+        "pods_s": (EPOCHS, p),
+        "events": (EPOCHS, 4, m),
+        "phi": (EPOCHS, m),
+        "nu": (EPOCHS, m),
     }
-    return {name: np.zeros(shape) for name, shape in shapes.items()}
+    arrays = {name: np.zeros(shape) for name, shape in shapes.items()}
+    arrays["phi"][:], arrays["nu"][:] = 1.0, np.inf
+    return arrays
+
+
+def with_pods(arrays: Mapping[str, Floats], stable_pods: int, canary_pods: int) -> Arrays:
+    """The same state with room for pods that have appeared since; never fewer."""
+    edges, gates = len(arrays["mass"]) - 1, arrays["fine"].shape[1]
+    wide = empty(np.zeros(edges), gates, stable_pods, canary_pods)
+    for name, value in arrays.items():
+        _corner(wide[name], value.shape)[...] = value
+    return wide
 
 
 def clock(arrays: Mapping[str, Floats], name: str) -> float:
@@ -122,30 +164,63 @@ def clock(arrays: Mapping[str, Floats], name: str) -> float:
 
 def seen_by(item: Item) -> tuple[Floats, Floats, Floats, Floats]:
     """x_c, n_c, x_s, n_s of one stretch over the rollout's rows, shape (M,); rows without data have n = 0."""
-    arms = []
-    for arm in (item.stretch.canary, item.stretch.stable):
-        x, n = np.zeros(1 + len(item.edges)), np.zeros(1 + len(item.edges))
-        x[0], n[0] = arm.failures - arm.young_failures, arm.requests - arm.young_requests
-        common, mine, theirs = np.intersect1d(item.edges, item.stretch.edges, return_indices=True)
-        if len(common):
-            x[1 + mine], n[1 + mine] = arm.slower[theirs], arm.timed
-        arms += [x, n]
-    x_c, n_c, x_s, n_s = arms
-    return x_c, n_c, x_s, n_s
+    return (*rows_of(item.stretch.canary, item.stretch, item), *rows_of(item.stretch.stable, item.stretch, item))
+
+
+def rows_of(arm: ArmCounts, stretch: Stretch, item: Item) -> tuple[Floats, Floats]:
+    """Bad events and requests of one arm over the rollout's rows, warming pods left out."""
+    x, n = np.zeros(1 + len(item.edges)), np.zeros(1 + len(item.edges))
+    x[0], n[0] = arm.failures - arm.young_failures, arm.requests - arm.young_requests
+    mine, theirs = _shared(item.edges, stretch.edges)
+    if len(mine):
+        x[1 + mine], n[1 + mine] = arm.slower[theirs], arm.timed
+    return x, n
+
+
+def pods_of(item: Item) -> tuple[Floats, Floats]:
+    """Bad events and requests of each stable pod, (P, M)."""
+    arm, p = item.stretch.stable, len(item.stable_pods)
+    x, n = np.zeros((p, 1 + len(item.edges))), np.zeros((p, 1 + len(item.edges)))
+    slots = _slots(item.stable_pods, arm.pods)
+    known = slots >= 0
+    x[slots[known], 0], n[slots[known], 0] = arm.pod_failures[known], arm.pod_requests[known]
+    mine, theirs = _shared(item.edges, item.stretch.edges)
+    if len(mine):
+        x[np.ix_(slots[known], 1 + mine)] = arm.pod_slower[np.ix_(known, theirs)]
+        n[np.ix_(slots[known], 1 + mine)] = arm.pod_timed[known][:, None]
+    return x, n
+
+
+def _slots(names: tuple[str, ...], pods: tuple[str, ...]) -> NDArray[np.intp]:
+    """Index of each pod among the names; -1 for those that are not told apart."""
+    at = {name: i for i, name in enumerate(names)}
+    return np.array([at.get(pod, -1) for pod in pods], dtype=np.intp)
+
+
+def _shared(mine: Floats, theirs: Floats) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Indices of the edges that both have."""
+    if mine is theirs or np.array_equal(mine, theirs):
+        every = np.arange(len(mine))
+        return every, every
+    _, a, b = np.intersect1d(mine, theirs, return_indices=True)
+    return a, b
 
 
 class Batch:
     """Many rollouts' arrays, padded and stacked: every array has the canaries as its first axis."""
 
     def __init__(self, arrays: Sequence[Mapping[str, Floats]], all_edges: Sequence[Floats], rules: Sequence[Rules]):
-        self.sizes = [(len(e), len(r.gates)) for e, r in zip(all_edges, rules, strict=True)]
+        self.sizes = [
+            (len(e), len(r.gates), *(one[name].shape[1] for name in ("pods_s", "pods_c")))
+            for e, r, one in zip(all_edges, rules, arrays, strict=True)
+        ]
         self.rules = rules
-        e_max, g_max = (max(size) for size in zip(*self.sizes, strict=True))
+        e_max, g_max, p_max, k_max = (max(size) for size in zip(*self.sizes, strict=True))
         self.m = 1 + e_max
         self.edges = np.array([_padded_edges(e, e_max) for e in all_edges]).reshape(len(rules), e_max)
-        self.real = np.array([np.arange(self.m) <= e for e, _ in self.sizes])
-        wide = empty(np.zeros(e_max), g_max)
-        self.a: Arrays = {k: np.zeros((len(rules), *v.shape)) for k, v in wide.items()}
+        self.real = np.array([np.arange(self.m) <= e for e, *_ in self.sizes])
+        wide = empty(np.zeros(e_max), g_max, p_max, k_max)
+        self.a: Arrays = {k: np.repeat(v[None], len(rules), axis=0) for k, v in wide.items()}
         for i, one in enumerate(arrays):
             for k, v in one.items():
                 _corner(self.a[k][i], v.shape)[...] = v
@@ -155,8 +230,8 @@ class Batch:
     def unstack(self) -> list[Arrays]:
         """Back to one set of arrays per rollout, without the padding."""
         out = []
-        for i, (e, g) in enumerate(self.sizes):
-            like = empty(np.zeros(e), g)
+        for i, (e, g, p, k) in enumerate(self.sizes):
+            like = empty(np.zeros(e), g, p, k)
             out.append({k: _corner(self.a[k][i], v.shape).copy() for k, v in like.items()})
         return out
 
@@ -215,21 +290,118 @@ def update(items: Sequence[Item]) -> list[Arrays]:
     if not items:
         return []
     batch = Batch([i.arrays for i in items], [i.edges for i in items], [i.rules for i in items])
-    counts = np.zeros((4, len(items), batch.m))
-    for i, item in enumerate(items):
-        for row, values in zip(counts, seen_by(item), strict=True):
-            row[i, : len(values)] = values
-    scored = np.array([i.scored for i in items])
-    _score(batch, items, counts, scored)
-    _learn(batch, items, counts)
+    advance(batch, counted(batch, items))
     return batch.unstack()
 
 
-def _score(batch: Batch, items: Sequence[Item], counts: Floats, scored: Mask) -> None:
+def advance(batch: Batch, counts: Counts) -> None:
+    """One interval for every canary of the batch, in place; no loop over canaries."""
+    if counts.scored.any():
+        _score(batch, counts)
+    _learn(batch, counts)
+
+
+@dataclass(slots=True)
+class Counts:
+    """One stretch of every canary: rows (C, M), stable pods (C, P, M), neighbours (2, C, M), the rest (C,)."""
+
+    scored: Mask
+    weight: Floats  # share 0..1
+    seconds: Floats
+    stable_present: Mask
+    x_c: Floats
+    n_c: Floats
+    x_s: Floats
+    n_s: Floats
+    all_x_c: Floats  # (C,) failures and requests of all pods, warming ones too
+    all_n_c: Floats
+    all_n_s: Floats
+    x_pods: Floats
+    n_pods: Floats
+    pods_c: Floats  # (C, K) requests of each canary pod
+    x_near: Floats
+    n_near: Floats
+    near: Mask  # (2, C)
+
+    @classmethod
+    def nothing(cls, batch: Batch) -> Counts:
+        """Zeros of the right shapes."""
+        c, m, p = len(batch.rules), batch.m, batch.a["served"].shape[1]
+        row, one, no = np.zeros((c, m)), np.zeros(c), np.zeros(c, dtype=bool)
+        return cls(
+            scored=no,
+            weight=one,
+            seconds=one,
+            stable_present=no,
+            x_c=row,
+            n_c=row,
+            x_s=row,
+            n_s=row,
+            all_x_c=one,
+            all_n_c=one,
+            all_n_s=one,
+            x_pods=np.zeros((c, p, m)),
+            n_pods=np.zeros((c, p, m)),
+            pods_c=np.zeros((c, batch.a["pods_c"].shape[2])),
+            x_near=np.zeros((2, c, m)),
+            n_near=np.zeros((2, c, m)),
+            near=np.zeros((2, c), dtype=bool),
+        )
+
+    def guarded(self) -> tuple[Floats, Floats]:
+        """(x_s, n_s) with the worst of the neighbouring intervals where stable was significantly worse in it.
+
+        The arms are scraped at different moments: an outage that hits both may show in the canary one interval before
+        it shows in stable. Taking the worse neighbour lowers the evidence; it costs power, never validity.
+        """
+        x, n = self.x_s, self.n_s
+        for side in (0, 1):
+            x_q, n_q = self.x_near[side], self.n_near[side]
+            p = (x_q + self.x_s + 0.5) / (n_q + self.n_s + 1)
+            many, some = np.maximum(n_q, 1.0), np.maximum(self.n_s, 1.0)
+            z = (x_q / many - self.x_s / some) / np.sqrt(p * (1 - p) * (1 / many + 1 / some))
+            take = self.near[side][:, None] & (z > GUARD_Z) & (x_q / many > x / np.maximum(n, 1.0))
+            x, n = np.where(take, x_q, x), np.where(take, n_q, n)
+        return x, n
+
+
+def counted(batch: Batch, items: Sequence[Item]) -> Counts:
+    """The items' stretches laid out for `advance`."""
+    counts = Counts.nothing(batch)
+    stretches = [i.stretch for i in items]
+    counts.scored = np.array([i.scored for i in items])
+    counts.weight = np.array([i.weight for i in items])
+    counts.seconds = np.array([s.seconds for s in stretches])
+    counts.stable_present = np.array([s.stable.present for s in stretches])
+    counts.all_x_c = np.array([s.canary.failures for s in stretches])
+    counts.all_n_c = np.array([s.canary.requests for s in stretches])
+    counts.all_n_s = np.array([s.stable.requests for s in stretches])
+    counts.x_c, counts.n_c, counts.x_s, counts.n_s = np.zeros((4, len(items), batch.m))
+    for i, item in enumerate(items):
+        _take(counts, i, item)
+    return counts
+
+
+def _take(counts: Counts, i: int, item: Item) -> None:
+    m, p = 1 + len(item.edges), len(item.stable_pods)
+    for row, values in zip((counts.x_c, counts.n_c, counts.x_s, counts.n_s), seen_by(item), strict=True):
+        row[i, :m] = values
+    if p:
+        counts.x_pods[i, :p, :m], counts.n_pods[i, :p, :m] = pods_of(item)
+    slots = _slots(item.canary_pods, item.stretch.canary.pods)
+    known = slots >= 0
+    counts.pods_c[i, slots[known]] = item.stretch.canary.pod_requests[known]
+    for side, near in enumerate(item.around):
+        if near is not None and near.stable.present:
+            counts.x_near[side, i, :m], counts.n_near[side, i, :m] = rows_of(near.stable, near, item)
+            counts.near[side, i] = True
+
+
+def _score(batch: Batch, counts: Counts) -> None:
     """Bet on this stretch with what was known before it."""
-    a, rates = batch.a, batch.rates()
+    a, rates, scored = batch.a, batch.rates(), counts.scored
     _begin(batch, rates, scored)
-    x_c, n_c, x_s, n_s = (np.where(scored[:, None], c, 0.0) for c in counts)
+    x_c, n_c, x_s, n_s = (np.where(scored[:, None], v, 0.0) for v in (counts.x_c, counts.n_c, *counts.guarded()))
     r, d = batch.tolerance()
     bets = predict.alternatives(rates, r, d)
     x_c3, n_c3, x_s3, n_s3, rates3 = (v[..., None] for v in (x_c, n_c, x_s, n_s, rates))
@@ -239,10 +411,60 @@ def _score(batch: Batch, items: Sequence[Item], counts: Floats, scored: Mask) ->
     a["worse"] += gained[:, None] * begun[..., None, None]
     margin_r, margin_d = batch.margin()
     a["fine"] += bernoulli.log_e_fine(x_c3, n_c3, x_s3, n_s3, rates3, rates3, margin_r, margin_d)
-    _score_all_pods(batch, items, x_s[:, 0], n_s[:, 0], rates[:, 0], scored)
-    _score_split(batch, items, scored)
+    _score_all_pods(batch, counts, x_s[:, 0], n_s[:, 0], rates[:, 0], scored)
+    _score_split(batch, counts, scored)
     _sum_up(batch, x_c, n_c, x_s, n_s)
+    _inflate(batch, counts, rates, n_c, n_s, begun & scored[:, None])
+    _notice_outage(batch, counts, scored)
     a["clock"][:, _AT["intervals"]] += scored
+
+
+def _inflate(batch: Batch, counts: Counts, rates: Floats, n_c: Floats, n_s: Floats, begun: Mask) -> None:
+    """How much the evidence of each epoch is to be divided by, from what was known of the pods before this stretch.
+
+    Pods' expected events since an epoch began are taken as their requests times the mean rate: pods share the load in
+    nearly constant proportions, and one number per pod keeps the state small.
+    """
+    a = batch.a
+    on = begun[..., None]
+    a["pods_c"] += np.where(on, counts.pods_c[:, None], 0.0)
+    a["pods_s"] += np.where(on, counts.n_pods[:, None, :, 0], 0.0)
+    a["events"] += np.where(on[..., None], np.stack([n_c * rates, n_s * rates, n_c, n_s], axis=1)[:, None], 0.0)
+    phi0, tau2, known = noise(batch)
+    events_c, events_s, sum_c, sum_s = np.moveaxis(a["events"], 2, 0)
+    typical_c = _typical(a["pods_c"])[..., None] * events_c / np.maximum(sum_c, 1.0)
+    typical_s = _typical(a["pods_s"])[..., None] * events_s / np.maximum(sum_s, 1.0)
+    phi = dispersion.inflation(phi0[:, None], tau2[:, None], rates[:, None], typical_c, typical_s, sum_c, sum_s)
+    nu = dispersion.freedom(phi, phi0[:, None], known[:, None])
+    a["phi"], a["nu"] = np.where(on, phi, a["phi"]), np.where(on, nu, a["nu"])
+    a["clock"][:, _AT["phi0"]] = np.where(begun[:, 0], phi0[:, 0], a["clock"][:, _AT["phi0"]])
+
+
+def _typical(requests: Floats) -> Floats:
+    """Requests of the typical pod, sum n^2 / sum n over the last axis."""
+    return np.asarray((requests**2).sum(-1) / np.maximum(requests.sum(-1), 1e-9))
+
+
+def noise(batch: Batch) -> tuple[Floats, Floats, Floats]:
+    """phi0, tau^2 and its degrees of freedom, each (C, M), from what has been seen of stable's pods."""
+    a = batch.a
+    squares, variance = np.moveaxis(a["noise"], 1, 0)
+    phi0 = dispersion.clustering(squares, variance)
+    pods = (a["served"] > 0).sum(1).astype(np.float64)
+    mean = a["long"][:, 0] / np.maximum(a["long"][:, 1], 1.0)
+    expected2 = mean**2 * (a["served"] ** 2).sum(1)[:, None]
+    between = dispersion.between_pods(a["residual"], variance, expected2, phi0, pods)
+    tau2 = dispersion.pooled(between, pods, a["past"][:, 0], a["past"][:, 1])
+    return phi0, tau2, np.maximum(pods - 1, 0.0)[:, None] + a["past"][:, 1]
+
+
+def _notice_outage(batch: Batch, counts: Counts, scored: Mask) -> None:
+    """z of stable's own failures against its past: a shared outage stops promotions, not the tests."""
+    rate, n = batch.rates()[:, 0], counts.n_s[:, 0]
+    phi0 = dispersion.clustering(batch.a["noise"][:, 0, 0], batch.a["noise"][:, 1, 0])
+    z = (counts.x_s[:, 0] - n * rate) / np.sqrt(np.maximum(n * rate * (1 - rate) * phi0, 1e-9))
+    at = _AT["outage"]
+    batch.a["clock"][:, at] = np.where(scored, np.where(n > 0, z, 0.0), batch.a["clock"][:, at])
 
 
 def _begin(batch: Batch, rates: Floats, scored: Mask) -> None:
@@ -260,12 +482,11 @@ def _begin(batch: Batch, rates: Floats, scored: Mask) -> None:
     a["clock"][:, _AT["epochs"]] += due
 
 
-def _score_all_pods(batch: Batch, items: Sequence[Item], x_s: Floats, n_s: Floats, rate: Floats, scored: Mask) -> None:
+def _score_all_pods(batch: Batch, counts: Counts, x_s: Floats, n_s: Floats, rate: Floats, scored: Mask) -> None:
     """Errors of all pods, warming ones too, beyond two points; and a canary that has no stable beside it."""
-    x = np.array([i.stretch.canary.failures for i in items]) * scored
-    n = np.array([i.stretch.canary.requests for i in items]) * scored
+    x, n = counts.all_x_c * scored, counts.all_n_c * scored
     judged = batch.per("errors")[:, None]
-    relative, margin = batch.per("relative"), np.full(len(items), HARD_MARGIN)
+    relative, margin = batch.per("relative"), np.full(len(x), HARD_MARGIN)
     bets = predict.alternatives(rate, relative, margin)
     x2, n2, x_s2, n_s2, rate2, relative2 = (v[:, None] for v in (x, n, x_s, n_s, rate, relative))
     batch.a["hard"] += judged * bernoulli.log_e_worse(x2, n2, x_s2, n_s2, bets, rate2, relative2, HARD_MARGIN)
@@ -274,16 +495,16 @@ def _score_all_pods(batch: Batch, items: Sequence[Item], x_s: Floats, n_s: Float
     long_x, long_n = batch.a["long"][:, 0, 0], batch.a["long"][:, 1, 0]
     past = (long_x + 0.5) / (long_n + 1)
     limit = np.clip((1 + relative) * past + margin, 0, 1 - 1e-6)
-    lonely = np.array([i.weight >= 1.0 for i in items]) & (n_s == 0) & (long_n > 0)
+    lonely = (counts.weight >= 1.0) & (n_s == 0) & (long_n > 0)
     bets = predict.alternatives(past, relative, margin)
     batch.a["alone"] += judged * np.where(lonely[:, None], bernoulli.log_e_above(x2, n2, bets, limit[:, None]), 0.0)
 
 
-def _score_split(batch: Batch, items: Sequence[Item], scored: Mask) -> None:
+def _score_split(batch: Batch, counts: Counts, scored: Mask) -> None:
     """Requests of both arms against the weight; starts over when the weight changed."""
-    weight = np.array([i.weight for i in items])
-    n_c = np.array([i.stretch.canary.requests for i in items]) * scored
-    n = n_c + np.array([i.stretch.stable.requests for i in items]) * scored
+    weight = counts.weight
+    n_c = counts.all_n_c * scored
+    n = n_c + counts.all_n_s * scored
     a = batch.a
     changed = scored & (a["clock"][:, _AT["weight"]] != weight)
     a["share"][changed] = 0.0
@@ -304,23 +525,25 @@ def _sum_up(batch: Batch, x_c: Floats, n_c: Floats, x_s: Floats, n_s: Floats) ->
     batch.a["spread"] += np.stack([bad - ratio * x_s, served, ratio * n_c, bad], axis=-1)
 
 
-def _learn(batch: Batch, items: Sequence[Item], counts: Floats) -> None:
+def _learn(batch: Batch, counts: Counts) -> None:
     """What stable did becomes part of the past; after the bets, never before."""
-    _, _, x_s, n_s = counts
-    a = batch.a
-    seen = np.array([i.stretch.stable.present for i in items])[:, None]
+    a, x_s, n_s = batch.a, counts.x_s, counts.n_s
+    seen = counts.stable_present[:, None]
     a["quick"] = np.where(seen[..., None], predict.FADE * a["quick"] + np.stack([x_s, n_s], axis=1), a["quick"])
     a["long"] += np.stack([x_s, n_s], axis=1)
     if batch.m > 1:
         timed, slower = n_s[:, 1], x_s[:, 1:]
-        buckets = -np.diff(np.concatenate([timed[:, None], slower, np.zeros((len(items), 1))], axis=1), axis=1)
+        buckets = -np.diff(np.concatenate([timed[:, None], slower, np.zeros((len(x_s), 1))], axis=1), axis=1)
         buckets = np.where(batch.real, buckets, 0.0)
         a["mass"] = np.where(seen, edges.HISTOGRAM_FADE * a["mass"] + buckets, a["mass"])
-    a["clock"][:, _AT["harmed"]] += [i.stretch.canary.requests for i in items]
-    a["clock"][:, _AT["failures"]] += [i.stretch.canary.failures for i in items]
+    r, v = dispersion.residuals(counts.x_pods, counts.n_pods)
+    a["noise"] += np.stack([(r**2).sum(1), v.sum(1)], axis=1)
+    a["residual"] += r
+    a["served"] += counts.n_pods[..., 0]
+    a["clock"][:, _AT["harmed"]] += counts.all_n_c
+    a["clock"][:, _AT["failures"]] += counts.all_x_c
     # The rate of requests is learnt from ordinary stretches only: one that a jumping clock made long would make it
     # look small, and with it the budget per request large.
-    usual = np.array([i.stretch.seconds <= LONGEST_USUAL * i.rules.interval for i in items])
-    requests = np.array([i.stretch.stable.requests + i.stretch.canary.requests for i in items])
-    a["clock"][:, _AT["requests"]] += usual * requests
-    a["clock"][:, _AT["seconds"]] += usual * np.array([i.stretch.seconds for i in items])
+    usual = counts.seconds <= LONGEST_USUAL * batch.per("interval")
+    a["clock"][:, _AT["requests"]] += usual * (counts.all_n_s + counts.all_n_c)
+    a["clock"][:, _AT["seconds"]] += usual * counts.seconds
