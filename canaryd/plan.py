@@ -35,6 +35,7 @@ from canaryd.stats.evidence import clock
 HISTORY = 50  # transitions kept in the state; the records keep all
 ANSWERS = 20  # answers kept, so that a repeated override is recognised
 REPEAT = timedelta(minutes=30)  # a lasting hold is told again after this long
+_RATES = ("quick", "long", "mass")  # what is learnt of stable, in the arrays of the evidence
 
 Rule = Callable[[Canary, RolloutState, Observation], Decision | None]
 
@@ -56,10 +57,11 @@ def decide(canary: Canary, state: RolloutState | None, seen: Observation) -> Dec
             break
     else:
         raise AssertionError("the last rule always applies")
+    judged = seen.judgement if decision.state.rollout == state.rollout else None  # a new rollout has no verdict yet
     after = replace(
         decision.state,
         sentence=decision.sentence,
-        verdict=seen.judgement.verdict if seen.judgement else decision.state.verdict,
+        verdict=judged.verdict if judged else decision.state.verdict,
     )
     return replace(decision, state=after, extra=(*extra, *decision.extra))
 
@@ -93,7 +95,7 @@ def _notice(
     if state.phase.is_active and judged is not None:
         if judged.verdict is Verdict.BLIND:
             if not state.blind_told and state.blind >= 1.5 * canary.spec.interval:
-                state = replace(state, blind_told=True)
+                state = replace(state, blind_told=True, deadline_told=timedelta(0))  # this spell has its own deadline
                 news.append((DecisionKind.BLIND, f"{_held_at(canary, state)}: {_blind_words(state, seen, canary)}"))
         elif state.blind > timedelta(0):
             if state.blind_told:
@@ -133,7 +135,8 @@ def _compare_route(
 
 def _no_release(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
     if seen.release is None:
-        return Decision(state, DecisionKind.IDLE, f"{canary.name}: nothing to roll out")
+        idle = Decision(state, DecisionKind.IDLE, f"{canary.name}: nothing to roll out")
+        return _word(canary, state, seen) or idle
     return None
 
 
@@ -192,7 +195,10 @@ def _regressed(canary: Canary, state: RolloutState, seen: Observation) -> Decisi
         said = (
             f"{canary.name}: {judged.sentence}; the afterPromotion hook has begun, a person must choose: abort or wait"
         )
-        return Decision(state, DecisionKind.HOLD, said, tell=_due(state), severity="critical")
+        due = _due(state)
+        told = replace(state, hook=seen.hook or state.hook, deadline_told=state.held if due else state.deadline_told)
+        held = Decision(told, DecisionKind.HOLD, said, tell=due, severity="critical")
+        return _word(canary, state, seen) or held
     if state.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.PROMOTING):
         return None
     return _roll_back(canary, state, seen, judged.sentence)
@@ -318,22 +324,19 @@ def _upgrading(canary: Canary, state: RolloutState, seen: Observation) -> Decisi
     if state.weight == 0:
         said = f"{canary.name} promoted: {state.stable} runs {state.revision} and has all traffic again"
         return Decision(_succeed(state, seen, said, swap=False), DecisionKind.SUCCEED, said, tell=True)
-    return _shift_back(canary, state, seen)
+    return _shift_back(canary, state, seen, hook)
 
 
-def _shift_back(canary: Canary, state: RolloutState, seen: Observation) -> Decision:
+def _shift_back(canary: Canary, state: RolloutState, seen: Observation, hook: HookState) -> Decision:
     judged = seen.judgement
     if judged is not None and judged.stable_worse:
-        said = (
-            f"{canary.name} {state.weight} % → 100 %: {state.stable} fails more than {state.canary} after its upgrade"
-        )
-        if state.weight == 100:
-            said = f"{_held_at(canary, state)}: {state.stable} fails more than {state.canary} after its upgrade"
-            return Decision(state, DecisionKind.HOLD, said)
+        why = f"{state.stable} fails more than {state.canary} after its upgrade"
+        said = f"{canary.name} {state.weight} % → 100 %: {why}; canaryd retry {canary.name} upgrades it again"
         moved = _move(state, seen, said, phase=Phase.PROMOTING, step=state.step, weight=100)
-        return Decision(
-            replace(moved, evidence=_forget(moved)), DecisionKind.HOLD, said, tell=True, severity="critical"
-        )
+        # An upgrade that made stable worse has failed: without this, traffic would go to it again at the next tick.
+        failed = replace(hook, status=HookStatus.FAILED, detail=why)
+        moved = replace(moved, evidence=_forget(moved), hook=failed)
+        return Decision(moved, DecisionKind.HOLD, said, tell=True, severity="critical")
     if judged is None or judged.verdict is Verdict.BLIND or (state.weight < 100 and state.baked < canary.spec.interval):
         return Decision(
             state, DecisionKind.HOLD, f"{_held_at(canary, state)}: {state.stable} takes traffic back step by step"
@@ -348,8 +351,17 @@ def _shift_back(canary: Canary, state: RolloutState, seen: Observation) -> Decis
 
 
 def _forget(state: RolloutState) -> Evidence | None:
-    """Evidence without the arrays: counted up to the same instant, but nothing believed yet."""
-    return replace(state.evidence, arrays={}, intervals=0) if state.evidence else None
+    """Evidence counted up to the same instant with nothing proven yet; rates and histograms stay known.
+
+    Without the rates no row of durations could be judged again, and the canary would be blind for ever.
+    """
+    held = state.evidence
+    if held is None or not held.arrays:
+        return held
+    arrays = {name: a if name in _RATES else a * 0.0 for name, a in held.arrays.items()}
+    arrays["clock"] = held.arrays["clock"].copy()
+    arrays["clock"][:2] = 0.0  # intervals and epochs
+    return replace(held, arrays=arrays, intervals=0)
 
 
 def _advance(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
@@ -425,7 +437,7 @@ RULES: tuple[Rule, ...] = (
 
 def carry_out(canary: Canary, state: RolloutState, seen: Observation, said: Override) -> Decision:
     """Carry out one override, or refuse it with the reason; either way it is answered and never heard again."""
-    refusal = _refusal(canary, state, said)
+    refusal = _refusal(canary, state, seen, said)
     if refusal:
         text = f"{canary.name}: {said.action} by {said.by} refused: {refusal}"
         return Decision(_answer(state, said, text, seen, accepted=False), DecisionKind.REFUSED, text, tell=True)
@@ -434,7 +446,7 @@ def carry_out(canary: Canary, state: RolloutState, seen: Observation, said: Over
     return replace(decision, state=answered, kind=DecisionKind.OVERRIDE, tell=True, severity="warning")
 
 
-def _refusal(canary: Canary, state: RolloutState, said: Override) -> str:
+def _refusal(canary: Canary, state: RolloutState, seen: Observation, said: Override) -> str:
     """Why this cannot be done now; empty when it can."""
     if said.revision and said.revision != state.revision:
         return f"it was said for revision {said.revision}, but {state.revision or 'nothing'} is being rolled out"
@@ -452,6 +464,9 @@ def _refusal(canary: Canary, state: RolloutState, said: Override) -> str:
         return "" if state.hook and state.hook.status is HookStatus.FAILED else "the afterPromotion hook has not failed"
     if said.action is Action.RETRY and not state.revision:
         return "there is no revision to try again"
+    if said.action is Action.RETRY and seen.release and seen.release.revision != state.revision:
+        wanted = f"{seen.release.revision} is what should run"
+        return f"{wanted}; canaryd start {canary.name} --revision {state.revision} says otherwise"
     if said.action is Action.PROMOTE and state.phase is Phase.PAUSED and state.resume_to is not Phase.PROGRESSING:
         return "the canary has no traffic yet; resume first"
     return ""

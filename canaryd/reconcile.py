@@ -106,7 +106,7 @@ class Reconciler:
                 cases.append(_Case(canary, stored, stored.state or plan.initial(canary)))
             except CanarydError as e:
                 outcomes.append(self._failed(canary, str(e)))
-        list(self._pool.map(self._look, cases))
+        list(self._pool.map(self._look_guarded, cases))
         if measure:
             self._measure([c for c in cases if c.state.phase.is_active], now)
         return [*outcomes, *(self._guarded(case, now) for case in cases)]
@@ -130,6 +130,14 @@ class Reconciler:
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _look_guarded(self, case: _Case) -> None:
+        """A defect while looking at one canary is that canary's trouble; what was not seen by then stays unseen."""
+        try:
+            self._look(case)
+        except Exception as e:  # like the one in _guarded: the others must not be stopped
+            log.exception("defect", canary=case.canary.name)
+            case.trouble.append(f"defect: {type(e).__name__}: {e}")
+
     def _look(self, case: _Case) -> None:
         """Everything but the counters; what cannot be seen becomes trouble, never an exception."""
         state, ports = case.state, self.ports
@@ -140,7 +148,8 @@ class Reconciler:
             except WorkloadError as e:
                 case.trouble.append(str(e))
         hook = case.canary.spec.after_promotion
-        if hook is not None and state.hook is not None and state.hook.status is HookStatus.OWED:
+        wanted = state.phase is Phase.PROMOTING and not case.stored.overrides  # an abort must not find it started
+        if wanted and hook is not None and state.hook is not None and state.hook.status is HookStatus.OWED:
             facts = {
                 "ROLLOUT": state.rollout,
                 "REVISION": state.revision,
@@ -185,6 +194,8 @@ class Reconciler:
             case.unseen = f"the clock went back: it says {now:%H:%M:%S}, but counted is up to {through:%H:%M:%S} UTC"
             return None
         if not source.remembers:
+            if now == through:
+                return None
             points: tuple[datetime, ...] = (now,)
         else:
             end = grid_floor(now - source.lag, spec.interval)
@@ -268,7 +279,7 @@ class Reconciler:
             return Outcome(case.canary.name, case.state, failed=str(e))
         except CanarydError as e:
             return self._failed(case.canary, str(e), case.state)
-        except Exception as e:  # the one catch-all: a defect in one rollout must not stop the others
+        except Exception as e:  # a defect in one rollout must not stop the others
             log.exception("defect", canary=case.canary.name)
             return self._failed(case.canary, f"defect: {type(e).__name__}: {e}", case.state)
 

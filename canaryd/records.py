@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from canaryd import wording
-from canaryd.model import Decision, DecisionKind, Finding, Observation, Phase, Record, RolloutState, Verdict
+from canaryd.model import Decision, DecisionKind, Finding, Judgement, Observation, Phase, Record, RolloutState, Verdict
 from canaryd.policy import Canary
 from canaryd.stats.evidence import clock
 
@@ -48,7 +48,8 @@ def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observa
 
 def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: Observation) -> dict[str, Any]:
     """Plain JSON values, camelCase; rates and shares 0..1, durations in seconds, times ISO 8601."""
-    state, judged = decision.state, seen.judgement
+    state = decision.state
+    judged = seen.judgement if before is None or before.rollout == state.rollout else None  # never of another rollout
     answer = state.answered[-1] if state.answered and state.answered[-1].at == seen.at else None
     said = next((o for o in seen.overrides if answer and o.id == answer.id), None)
     kept = state.latest if judged is None and (before is None or before.rollout == state.rollout) else {}
@@ -66,15 +67,13 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
         "since": iso(state.started),
         "stepSince": iso(state.step_started),
         "workloads": {"stable": state.stable, "canary": state.canary},
-        "weight": _weight(before, decision, seen),
+        "weight": _weight(before, decision, seen, judged),
         "verdict": str(state.verdict) if (state.verdict and not state.phase.is_settled) or _ended(state) else None,
         "sentence": decision.sentence,
         "decisive": judged.decisive if judged else kept.get("decisive"),
-        "next": _next(canary, state, seen),
+        "next": _next(canary, state, judged),
         "nextLook": iso(seen.at + canary.spec.interval) if state.phase.is_active else None,
-        "evidence": _evidence(canary, state, seen)
-        if judged
-        else kept.get("evidence") or _evidence(canary, state, seen),
+        "evidence": (not judged and kept.get("evidence")) or _evidence(canary, state, judged),
         "findings": [_finding(f) for f in judged.findings] if judged else kept.get("findings", []),
         "harmed": _harmed(state, kept),
         "override": {
@@ -103,8 +102,10 @@ def _ended(state: RolloutState) -> bool:
     return state.phase in (Phase.SUCCEEDED, Phase.ROLLED_BACK) and state.verdict is not None
 
 
-def _weight(before: RolloutState | None, decision: Decision, seen: Observation) -> dict[str, Any]:
-    share = seen.judgement.share if seen.judgement else None
+def _weight(
+    before: RolloutState | None, decision: Decision, seen: Observation, judged: Judgement | None
+) -> dict[str, Any]:
+    share = judged.share if judged else None
     state = decision.state
     return {
         "before": before.weight if before else 0,
@@ -116,8 +117,8 @@ def _weight(before: RolloutState | None, decision: Decision, seen: Observation) 
     }
 
 
-def _evidence(canary: Canary, state: RolloutState, seen: Observation) -> dict[str, Any]:
-    judged, held = seen.judgement, state.evidence
+def _evidence(canary: Canary, state: RolloutState, judged: Judgement | None) -> dict[str, Any]:
+    held = state.evidence
     return {
         "through": iso(held.through) if held else None,
         "intervals": held.intervals if held else 0,
@@ -147,7 +148,7 @@ def _harmed(state: RolloutState, kept: Any) -> dict[str, float]:
     return kept.get("harmed") or {"requests": 0.0, "failures": 0.0}
 
 
-def _next(canary: Canary, state: RolloutState, seen: Observation) -> str:
+def _next(canary: Canary, state: RolloutState, judged: Judgement | None) -> str:
     """What is waited for, in a few words."""
     if state.phase is Phase.PAUSED:
         return "a person: resume"
@@ -159,7 +160,6 @@ def _next(canary: Canary, state: RolloutState, seen: Observation) -> str:
         return "a new revision"
     if state.phase is not Phase.PROGRESSING:
         return "the route"
-    judged = seen.judgement
     if judged is None:
         return "the next interval"
     if judged.verdict is Verdict.BLIND:

@@ -564,11 +564,12 @@ def _notes(findings: Sequence[Body]) -> list[Text]:
     out = []
     for finding in findings:
         needed = _number(finding.get("needed"))
-        parts = [clean(finding.get("event"), 100), clean(finding.get("note"), 300)]
+        metric, event = clean(finding.get("metric"), 63), clean(finding.get("event"), 100)
+        parts = [event if event != metric else "", clean(finding.get("note"), 300)]
         parts += [f"{_count(needed)} canary requests more needed for the step"] if needed else []
         text = "; ".join(part for part in parts if part)
         if text:
-            out.append(Text(f"{clean(finding.get('metric'), 63)}: {text}", QUIET))
+            out.append(Text(f"{metric}: {text}", QUIET))
     return out
 
 

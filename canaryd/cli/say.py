@@ -151,7 +151,9 @@ def start(session: Session, name: str, revision: str, by: str | None, within: fl
 
     def heard(state: RolloutState) -> Outcome | None:
         if state.revision == revision or (state.stable_revision == revision and not state.phase.is_active):
-            return Outcome(Exit.OK, "accepted", state.sentence or f"{name}: revision {revision} is under way.")
+            began = session.store.records(name, limit=1, kinds=("start", "restart", "revert"))
+            sentence = began[0].sentence if began and began[0].at >= at else state.sentence
+            return Outcome(Exit.OK, "accepted", sentence or f"{name}: revision {revision} is under way.")
         if state.phase is Phase.PROMOTING:
             return Outcome(
                 Exit.OK,

@@ -311,6 +311,12 @@ def test_a_source_that_does_not_remember_tells_one_reading_of_now(rig: Callable[
     assert [r.at for r in readings] == (list(points) if source.remembers else [points[-1]])
 
 
+def test_readings_ascend_whatever_came_first(rig: Callable[[Frames], Any]) -> None:
+    with rig({T2: [Row("api-b", "200", 1)], T1: [Row("api-a", "200", 5)]}) as source:
+        at = [r.at for r in source.read([query()])["api"].readings]
+    assert at == ([T1, T2] if source.remembers else [T2])
+
+
 def test_the_past_does_not_change(rig: Callable[[Frames], Any]) -> None:
     with rig({T1: [Row("api-a", "200", 5)], T2: [Row("api-a", "200", 9)]}) as source:
         early = source.read([query(points=(T1,))])["api"].readings
@@ -392,7 +398,7 @@ def test_series_that_two_canaries_could_claim_are_nobodys_and_it_is_said(shown: 
 
 # ── servers that fail ────────────────────────────────────────────────────────────────────────────────────────
 
-ENDLESS = 300.0  # seconds, cut short when the server is closed
+ENDLESS = 30.0  # seconds, cut short when the server is closed
 
 
 def hang(_: bytes) -> Iterator[bytes | float]:
@@ -455,6 +461,20 @@ SERVER_FAILURES: dict[str, Script] = {
 }
 
 
+REASONS = {
+    "hangs": "within 0.6 s",
+    "sends its body too slowly": "within 0.6 s",
+    "never ends": "larger than",
+    "never ends its chunks": "larger than",
+    "announces too much": "larger than",
+    "HTTP 500": "HTTP 500",
+    "redirects": "HTTP 302",
+    "cut off before its length": "too early",
+    "cut off between chunks": "too early",
+    "compressed": "encoded",
+}
+
+
 def over(name: str, url: str, seconds: float = 0.6) -> MetricSource:
     timeout = timedelta(seconds=seconds)
     if name == "prometheus":
@@ -471,12 +491,24 @@ def refused(source: MetricSource) -> str:
     return str(caught.value)
 
 
+def nobody_is_left_waiting() -> bool:
+    """While the server is still there: a source that gave up has also let go."""
+    deadline = time.monotonic() + 5
+    while any(thread.name == "exchange" for thread in threading.enumerate()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
 @pytest.mark.parametrize("failure", SERVER_FAILURES)
 @pytest.mark.parametrize("name", ["prometheus", "scrape"])
 def test_a_server_that_fails_is_an_error_in_time_and_never_an_empty_answer(name: str, failure: str) -> None:
     with Server(SERVER_FAILURES[failure]) as server:
         message = refused(over(name, f"http://127.0.0.1:{server.port}"))
+        assert nobody_is_left_waiting()
     assert f"127.0.0.1:{server.port}" in message
+    assert REASONS.get(failure, "") in message
     assert len(message) < 400
 
 
@@ -629,7 +661,9 @@ def test_a_long_stretch_is_asked_in_pieces_that_leave_no_instant_out_and_none_in
     with Server(matrix({p: [Row("api-a", "200", i)] for i, p in enumerate(points)})) as server:
         source = PrometheusSource(f"http://127.0.0.1:{server.port}", timeout=10 * SECOND)
         readings = source.read([query(points=points)])["api"].readings
-    assert len(server.requests) == 3
+    forms = [asked(request) for request in server.requests]
+    pieces = [(points[0], points[499]), (points[500], points[999]), (points[1000], points[1200])]
+    assert [(f["start"], f["end"]) for f in forms] == [tuple(f"{p.timestamp():.3f}" for p in piece) for piece in pieces]
     assert [r.at for r in readings] == list(points)
     assert [counts(r)[Arm.STABLE, "pod-1", "200"] for r in readings] == [float(i) for i in range(1201)]
 
@@ -667,6 +701,22 @@ def test_the_bearer_token_is_read_again_for_every_question_and_never_told(tmp_pa
             assert "nter2" not in refused(source)
         file.unlink()
         assert "token" in refused(source)
+
+
+def test_credentials_and_proxies_of_the_environment_are_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login somebody password hunter2\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    for name, script in (("prometheus", matrix({})), ("scrape", page({}))):
+        with Server(script) as server:
+            over(name, f"http://127.0.0.1:{server.port}").read([query()])
+            assert server.requests
+            assert not any(b"authorization" in request.lower() for request in server.requests)
 
 
 def test_a_user_and_password_in_the_url_are_basic_authentication() -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from threading import Barrier, Thread
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -293,12 +294,12 @@ def test_of_two_threads_that_save_at_the_same_version_exactly_one_wins_two_hundr
                 won[me].append(new)
             except ConflictError:
                 pass
+            except BaseException:
+                barrier.abort()
+                raise
             barrier.wait()
 
-    threads = [Thread(target=race, args=(me,)) for me in (0, 1)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(2) as two:
+        list(two.map(race, (0, 1)))
     assert sorted(won[0] + won[1]) == list(range(1, rounds + 1))
     assert [len(store.records(f"api-{me}", limit=1000)) for me in (0, 1)] == [len(won[0]), len(won[1])]

@@ -52,6 +52,8 @@ class World:
         self.random = np.random.default_rng(seed)
         self.errors: dict[str, float] = {}
         self.slowdown: dict[str, float] = {}
+        self.served: dict[str, int] = {}  # the truth, by workload, to compare with what was counted
+        self.failed: dict[str, int] = {}
         self.metrics = MemoryMetrics(remembers=remembers)
         self.router = MemoryRouter()
         self.workloads = MemoryWorkloads()
@@ -88,6 +90,8 @@ class World:
 
     def _serve(self, workload: str, n: int) -> None:
         bad = self.random.binomial(n, self.errors.get(workload, 0.001))
+        self.served[workload] = self.served.get(workload, 0) + int(n)
+        self.failed[workload] = self.failed.get(workload, 0) + int(bad)
         for pod in ("1", "2", "3"):
             share = [n // 3 + (1 if int(pod) <= n % 3 else 0), bad // 3 + (1 if int(pod) <= bad % 3 else 0)]
             good, failed = max(share[0] - share[1], 0), min(share[1], share[0])

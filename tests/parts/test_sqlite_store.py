@@ -65,8 +65,8 @@ def check_whole(path: Path) -> tuple[int, int]:
     return stored.version, n
 
 
-def in_child(work: Callable[..., Any], *args: Any) -> Any:
-    """What `work` returns in a forked child; its assertions fail the test here."""
+def begun(work: Callable[..., Any], *args: Any) -> tuple[Any, Any]:
+    """A forked child that works, and the pipe on which it answers."""
     here, there = FORK.Pipe(duplex=False)
 
     def run() -> None:
@@ -78,6 +78,11 @@ def in_child(work: Callable[..., Any], *args: Any) -> Any:
     child = FORK.Process(target=run)
     child.start()
     there.close()
+    return child, here
+
+
+def finished(child: Any, here: Any) -> Any:
+    """What the child returned; its assertions fail the test here."""
     try:
         assert here.poll(DEADLINE_S), "the child does not answer"
         good, result = here.recv()
@@ -88,6 +93,10 @@ def in_child(work: Callable[..., Any], *args: Any) -> Any:
         here.close()
     assert good, result
     return result
+
+
+def in_child(work: Callable[..., Any], *args: Any) -> Any:
+    return finished(*begun(work, *args))
 
 
 # ── killed ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -162,14 +171,9 @@ def race(path: Path, rounds: int, barrier: Any) -> list[int]:
 
 
 def test_of_two_processes_that_save_at_the_same_version_exactly_one_wins_two_hundred_times(tmp_path: Path) -> None:
-    path, rounds, barrier, results = tmp_path / "state.db", 200, FORK.Barrier(2), FORK.SimpleQueue()
-    racers = [FORK.Process(target=lambda: results.put(race(path, rounds, barrier))) for _ in range(2)]
-    for racer in racers:
-        racer.start()
-    won = results.get() + results.get()
-    for racer in racers:
-        racer.join(DEADLINE_S)
-        assert racer.exitcode == 0
+    path, rounds, barrier = tmp_path / "state.db", 200, FORK.Barrier(2)
+    racers = [begun(race, path, rounds, barrier) for _ in range(2)]
+    won = [version for racer in racers for version in finished(*racer)]
     assert sorted(won) == list(range(1, rounds + 1))
     assert check_whole(path) == (rounds, rounds)
 
