@@ -19,6 +19,11 @@ from canaryd.stats import evidence, share
 from canaryd.stats.assess import Assessment, assess
 from canaryd.stats.evidence import Batch, Rules
 
+_LIMITS = {
+    "pods": "; limited by pod-to-pod variation, {}",
+    "clustering": "; limited by failures that come in clusters",
+    "warm-up": "; the canary's pods are still warming up",
+}
 EXPECTED_BEFORE_SILENCE_COUNTS = 7.0  # requests; a Poisson mean that stays silent with probability below 0.1 %
 
 
@@ -170,8 +175,21 @@ class _Bench:
             toward_step=towards,
             needed=self._needed(critical),
             ruled_out=_number(a.margin[i, least_sure]),
-            note=blind,
+            inflation=float(a.phi[i, least_sure]),
+            pods=(int(a.pods[i, 0]), int(a.pods[i, 1])),
+            limit=self._limit(least_sure),
+            seconds_to_step=self._seconds(self._needed(critical)),
+            seconds_to_rollback=self._seconds_to_rollback(row),
+            note=blind or self._confounded(least_sure),
         )
+
+    def _seconds(self, requests: float | None) -> float | None:
+        return None if requests is None or self._pace() <= 0 else requests / self._pace()
+
+    def _confounded(self, row: int) -> str:
+        """Said of every finding that rests on a single stable pod and no past ones."""
+        alone = self.a.pods[self.i, 0] == 1 and self.a.past_freedom[self.i, row] < 1
+        return "with one stable pod and no history, pod and version cannot be told apart" if alone else ""
 
     def _is_culprit(self, row: int) -> bool:
         rows = self.a.row_log_e[self.i]
@@ -181,15 +199,30 @@ class _Bench:
         return _towards(float(self.a.fine[self.i, row]), self.proof)
 
     def _needed(self, rows: list[int]) -> float | None:
-        """Canary requests until every row is proven acceptable, if the canary is as good as stable."""
-        need = 0.0
-        for row in rows:
-            missing, gain = self.proof - float(self.a.fine[self.i, row]), float(self.a.gain[self.i, row])
-            if missing > 0:
-                if gain <= 0:
-                    return None
-                need = max(need, missing / gain)
-        return need
+        """Canary requests until every row is proven acceptable, if the canary is as good as stable; None: never so."""
+        need = max((float(self.a.missing[self.i, row]) for row in rows), default=0.0)
+        return need if isfinite(need) else None
+
+    def _limit(self, row: int) -> str:
+        """What keeps the decision waiting."""
+        phi, phi0 = float(self.a.phi[self.i, row]), float(self.a.phi0[self.i, row])
+        if self.a.n_c[self.i, 0] == 0 and evidence.clock(self.s.arrays, "harmed") > 0:
+            return "warm-up"
+        if phi > 2 * phi0:
+            return "pods"
+        return "clustering" if phi0 > 2 else "traffic"
+
+    def _pace(self) -> float:
+        """Canary requests per second at the present weight."""
+        seconds, requests = (evidence.clock(self.s.arrays, k) for k in ("seconds", "requests"))
+        return requests / seconds * self.s.weight / 100 if seconds > 0 else 0.0
+
+    def _seconds_to_rollback(self, row: int) -> float | None:
+        """At the pace of the evidence so far; None where it does not point that way."""
+        log_e, n = float(self.a.row_log_e[self.i, row]), float(self.a.n_c[self.i, row])
+        if log_e <= 1 or n <= 0 or self._pace() <= 0:
+            return None
+        return max(self.alarm - self.log_e, 0.0) / (log_e / n) / self._pace()
 
     # ── verdict ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -201,7 +234,12 @@ class _Bench:
             and all(self._fine(row) >= 1 for row in self.critical)
             and self.log_e < self.alarm / 2
             and not self.share.mismatch
+            and not self._is_outage()
         )
+
+    def _is_outage(self) -> bool:
+        """Stable itself fails far more than its own past: nothing is promoted into that."""
+        return bool(self.a.outage[self.i] >= evidence.OUTAGE_Z)
 
     def _decisive(self, findings: list[Finding], verdict: Verdict) -> Finding | None:
         if verdict is Verdict.REGRESSED:
@@ -230,6 +268,8 @@ class _Bench:
             )
         if decisive is None:
             return "no request has been counted yet"
+        if self._is_outage():
+            return "stable itself fails far more than before, an outage of both; no step until that is over"
         if all(f.toward_step >= 1 for f in findings if f.canary_n > 0) and self.log_e >= self.alarm / 2:
             return f"{wording.percent(_towards(self.log_e, self.alarm))} of the evidence to roll back; no step on that"
         rule_out = f"to rule out {wording.points(decisive.ruled_out)} {_more(decisive)}"

@@ -143,6 +143,11 @@ class Finding:
     toward_step: float = 0.0
     needed: float | None = None  # canary requests still needed for the step at the present rates
     ruled_out: float | None = None  # the difference that must be ruled out before the step
+    inflation: float = 1.0  # variance compared with independent requests
+    pods: tuple[int, int] = (0, 0)  # stable and canary pods that were told apart
+    limit: str = ""  # what keeps the decision waiting: traffic, pods, clustering, warm-up
+    seconds_to_step: float | None = None  # at the present traffic, if the canary is as good as stable
+    seconds_to_rollback: float | None = None  # at the present pace of the evidence, if it goes that way
     note: str = ""  # what limits it, why it is blind, ...
 
 
@@ -185,7 +190,8 @@ class Evidence:
     pods: Mapping[str, datetime] = field(default_factory=dict)  # pods that came later: first seen, for the warm-up
     stable_pods: tuple[str, ...] = ()  # pods that the arrays' pod axes stand for, in their order
     canary_pods: tuple[str, ...] = ()
-    last: Reading | None = None  # the reading at `through`, kept only for sources that cannot read the past
+    ahead: datetime | None = None  # the newest instant seen; later than `through` while a stretch waits to be judged
+    last: tuple[Reading, ...] = ()  # readings from before `through` on, kept only for sources that cannot read the past
 
 
 # ── what is wanted ───────────────────────────────────────────────────────────────────────────────────────────

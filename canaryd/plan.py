@@ -30,12 +30,11 @@ from canaryd.model import (
     Verdict,
 )
 from canaryd.policy import Canary, OnBlind, OnInconclusive
-from canaryd.stats.evidence import clock
+from canaryd.stats.evidence import clock, forget
 
 HISTORY = 50  # transitions kept in the state; the records keep all
 ANSWERS = 20  # answers kept, so that a repeated override is recognised
 REPEAT = timedelta(minutes=30)  # a lasting hold is told again after this long
-_RATES = ("quick", "long", "mass")  # what is learnt of stable, in the arrays of the evidence
 
 Rule = Callable[[Canary, RolloutState, Observation], Decision | None]
 
@@ -358,10 +357,7 @@ def _forget(state: RolloutState) -> Evidence | None:
     held = state.evidence
     if held is None or not held.arrays:
         return held
-    arrays = {name: a if name in _RATES else a * 0.0 for name, a in held.arrays.items()}
-    arrays["clock"] = held.arrays["clock"].copy()
-    arrays["clock"][:2] = 0.0  # intervals and epochs
-    return replace(held, arrays=arrays, intervals=0)
+    return replace(held, arrays=forget(held.arrays), intervals=0)
 
 
 def _advance(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:

@@ -571,6 +571,10 @@ class Spec(Document):
     budget: Budget = Budget()
     interval: Duration = Field(default=timedelta(seconds=30), description="one look every so often")
     warm_up: Duration = Field(default=timedelta(seconds=120), description="pods younger than this do not count")
+    history: Duration = Field(
+        default=timedelta(days=7),
+        description="how much of the past teaches how pods differ when there are few now; 0s: none",
+    )
     max_hold: Duration = Field(default=timedelta(hours=4), description="longest time at one step without a decision")
     on_inconclusive: OnInconclusive = OnInconclusive.HOLD
     on_blind: OnBlind = OnBlind.HOLD

@@ -6,7 +6,7 @@ The shared suites in tests/contract run over every registered adapter and check 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -34,6 +34,7 @@ class CountsAnswer:
 
     readings: tuple[Reading, ...]  # ascending; only instants at which at least one series was there
     note: str = ""  # something a person should know: "no _bucket series but _count: native histograms"
+    started: Mapping[str, datetime] = field(default_factory=dict)  # pod -> start, where the source knows
 
 
 class MetricSource(Protocol):
@@ -44,11 +45,14 @@ class MetricSource(Protocol):
     for.
     `lag`: an instant may be asked for when it is at least this long ago.
     `settle`: after a weight change, counters younger than this may still speak of the old weight.
+    `simultaneous`: both arms are read at the same moment. Where they are not (each pod scraped at a phase of its own),
+    an interval is judged only when stable's next one is known, too.
     """
 
     remembers: bool
     lag: timedelta
     settle: timedelta
+    simultaneous: bool
 
     def read(self, queries: Sequence[CountsQuery]) -> Mapping[str, CountsAnswer]:
         """One answer for each query. Queries that can share a request do.

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import numpy as np
 import structlog
 
 from canaryd import counts, plan, records
@@ -38,12 +39,15 @@ from canaryd.model import (
 from canaryd.policy import Canary
 from canaryd.ports import CountsAnswer, CountsQuery, Ports
 from canaryd.stats import evidence as tests
+from canaryd.stats import history
 from canaryd.stats.edges import NO_EDGES
 from canaryd.stats.evidence import Item, Rules
 
 log = structlog.get_logger("canaryd.reconcile")
 
 HISTORY_INTERVALS = 20  # of stable's past, read when a rollout begins
+HOUR = timedelta(hours=1)
+MOST_HOURS = 14 * 24  # of the past that is asked for
 MOST_POINTS = 500  # instants asked for at once; a longer absence becomes one long stretch
 PASSES = 5  # decisions in one tick, for phases that follow each other at once
 SCORED_PHASES = (Phase.PROGRESSING, Phase.PAUSED, Phase.PROMOTING)
@@ -75,6 +79,8 @@ class _Case:
     readings: tuple[Reading, ...] = ()
     unseen: str = ""
     note: str = ""
+    started: Mapping[str, datetime] = field(default_factory=dict)
+    past: tuple[Stretch, ...] = ()
     measured: bool = False
     evidence: Evidence | None = None
     scored: timedelta = timedelta(0)
@@ -189,19 +195,22 @@ class Reconciler:
     def _query(self, case: _Case, now: datetime) -> CountsQuery | None:
         """The instants to be read now, or nothing when there is no new one yet."""
         source, spec, state = self.ports.metrics, case.canary.spec, case.state
-        through = state.evidence.through if state.evidence else None
-        if through is not None and now < through:
-            case.unseen = f"the clock went back: it says {now:%H:%M:%S}, but counted is up to {through:%H:%M:%S} UTC"
+        held = state.evidence
+        newest = (held.ahead or held.through) if held else None
+        if newest is not None and now < newest:
+            case.unseen = f"the clock went back: it says {now:%H:%M:%S}, but counted is up to {newest:%H:%M:%S} UTC"
             return None
         if not source.remembers:
-            if now == through:
+            if now == newest:
                 return None
             points: tuple[datetime, ...] = (now,)
         else:
             end = grid_floor(now - source.lag, spec.interval)
-            first = through or end - HISTORY_INTERVALS * spec.interval
-            if end <= first:
+            if newest is not None and end <= newest:
                 return None
+            first = end - HISTORY_INTERVALS * spec.interval
+            if held is not None:  # with one more interval before, where an interval is judged with its neighbours
+                first = held.through - (timedelta(0) if source.simultaneous else spec.interval)
             n = (end - first) // spec.interval
             steps = range(max(n - MOST_POINTS, 0) + 1, n + 1)
             points = (first, *(first + i * spec.interval for i in steps))
@@ -223,15 +232,30 @@ class Reconciler:
             return
         kept, case.note = case.state.evidence, answer.note
         readings = answer.readings
-        if not self.ports.metrics.remembers and kept is not None and kept.last is not None:
-            readings = (kept.last, *readings)
+        if not self.ports.metrics.remembers and kept is not None:
+            readings = (*kept.last, *readings)
         newest = readings[-1].at if readings else None
-        through = kept.through if kept else None
-        if newest is None or (through is not None and newest <= through):
+        before = (kept.ahead or kept.through) if kept else None
+        if newest is None or (before is not None and newest <= before):
             names = f"{query.stable} or {query.canary_workload}"
-            case.unseen = f"no counters of {names}" + (f" since {through:%H:%M:%S} UTC" if through else "")
+            case.unseen = f"no counters of {names}" + (f" since {before:%H:%M:%S} UTC" if before else "")
             return
-        case.readings = readings
+        case.readings, case.started = readings, answer.started
+        if kept is None and self.ports.metrics.remembers and case.canary.spec.history:
+            case.past = self._past(case, query)
+
+    def _past(self, case: _Case, query: CountsQuery) -> tuple[Stretch, ...]:
+        """Stable's pods of the last days, hour by hour; without them the comparison is only more careful."""
+        end = grid_floor(query.points[-1], HOUR)
+        hours = min(int(case.canary.spec.history / HOUR), MOST_HOURS)
+        points = tuple(end - (hours - i) * HOUR for i in range(hours + 1))
+        try:
+            answer = self.ports.metrics.read([replace(query, points=points, step=HOUR)])[query.canary]
+        except SourceError as e:
+            case.note = f"the past could not be read: {e}"
+            return ()
+        classes = counts.Classes.of(case.canary.spec)
+        return tuple(counts.stretch(a, b, classes) for a, b in pairwise(answer.readings) if b.at - a.at == HOUR)
 
     # ── believe ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -245,7 +269,7 @@ class Reconciler:
             for intake, arrays in zip(active, updated, strict=True):
                 intake.arrays = arrays
         for case, intake in work:
-            case.evidence, case.scored = intake.result(keep_last=not self.ports.metrics.remembers)
+            case.evidence, case.scored = intake.result()
 
     def _judge(self, cases: list[_Case]) -> None:
         subjects = []
@@ -373,22 +397,33 @@ class Reconciler:
 
 
 class _Intake:
-    """Turns the readings of one tick into stretches and carries the evidence through them."""
+    """Turns the readings of one tick into stretches and carries the evidence through them.
+
+    Where the arms are not read at the same moment, a stretch is judged with its neighbours (the scrape-phase guard):
+    the newest one waits until the next is known. It is bake time all the same.
+    """
 
     def __init__(self, case: _Case, ports: Ports) -> None:
         self.case, spec = case, case.canary.spec
         held = case.state.evidence
-        self.rules = Rules.of(spec)
+        self.rules, self.source = Rules.of(spec), ports.metrics
         self.pods: dict[str, datetime] = dict(held.pods) if held else {}
         self.intervals = held.intervals if held else 0
-        self.gained = timedelta(0)
-        self.stretches = list(self._stretches(counts.Classes.of(spec)))
+        found = list(self._stretches(counts.Classes.of(spec)))
+        self.first = sum(held is not None and s.end <= held.through for s in found)  # those before are context
+        self.all = found
+        self.stretches = found[self.first : None if self.source.simultaneous else -1]
+        known = held.ahead if held else None
+        fresh = [s for s in found[self.first :] if (known is None or s.end > known) and self._counts(s)]
+        self.gained = sum((min(s.end - s.start, spec.interval) for s in fresh), timedelta(0))
         self.arrays, self.edges = self._arrays(held)
-        self.scored = [self._counts(s, ports.metrics.settle) for s in self.stretches]
+        self.stable_pods, self.canary_pods = self._told_apart(held)
+        self.arrays = tests.with_pods(self.arrays, len(self.stable_pods), len(self.canary_pods))
+        self._remember()
 
     def _stretches(self, classes: counts.Classes) -> Iterable[Stretch]:
         readings, warm_up = self.case.readings, self.case.canary.spec.warm_up
-        started = self.case.workloads.started if self.case.workloads else {}
+        started = {**self.case.started, **(self.case.workloads.started if self.case.workloads else {})}
         for before, after in pairwise(readings):
             if after.at <= before.at:
                 continue
@@ -402,7 +437,7 @@ class _Intake:
     def _arrays(self, held: Evidence | None) -> tuple[tests.Arrays, Floats]:
         """The arrays so far; fresh ones when there are none, or when latency or the plan changed under them."""
         gates = len(self.case.canary.spec.steps)
-        found = next((s.edges for s in self.stretches if len(s.edges)), NO_EDGES)
+        found = next((s.edges for s in self.all if len(s.edges)), NO_EDGES)
         if held is None or not held.arrays:
             return tests.empty(found, gates), found
         replan = held.arrays["fine"].shape[1] != gates
@@ -411,38 +446,71 @@ class _Intake:
             return dict(held.arrays), held.edges
         if replan:
             self.case.trouble.append("the plan changed: evidence starts again")
-        fresh = tests.empty(found, gates)
+        fresh = tests.empty(found, gates, len(held.stable_pods), len(held.canary_pods))
         fresh["clock"][:] = held.arrays["clock"]
         fresh["clock"][:2] = 0.0  # intervals and epochs
+        self.intervals = 0
         return fresh, found
 
-    def _counts(self, stretch: Stretch, settle: timedelta) -> bool:
+    def _told_apart(self, held: Evidence | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The pods behind the arrays' pod axes: those known, then new ones while there is room."""
+        out = []
+        for arm, names in (("stable", held.stable_pods if held else ()), ("canary", held.canary_pods if held else ())):
+            seen = {pod for s in self.stretches for pod in getattr(s, arm).pods} - set(names)
+            out.append((*names, *sorted(seen))[: max(tests.MOST_PODS, len(names))])
+        return out[0], out[1]
+
+    def _remember(self) -> None:
+        """What the past says of differences between pods goes into the arrays, once."""
+        past = [s for s in self.case.past if s.stable.present]
+        pods = sorted({pod for s in past for pod in s.stable.pods})[: history.MOST_PODS]
+        if past and pods:
+            rows = [tests.pods_of(s, self.edges, tuple(pods)) for s in past]
+            self.arrays["past"][...] = history.learn(np.stack([x for x, _ in rows]), np.stack([n for _, n in rows]))
+
+    def _counts(self, stretch: Stretch) -> bool:
         """Whether a stretch is evidence: the desired weight was in the route, unchanged, for all of it."""
         state, route = self.case.state, self.case.route
         if state.phase not in SCORED_PHASES or state.routed is None or route is None or route.weight != state.weight:
             return False
-        return stretch.start >= state.routed + settle
+        return stretch.start >= state.routed + self.source.settle
 
     def item(self, k: int) -> Item:
-        if self.scored[k]:
-            self.intervals += 1
-            stretch = self.stretches[k]
-            self.gained += min(stretch.end - stretch.start, self.case.canary.spec.interval)
+        stretch, at = self.stretches[k], self.first + k
+        scored = self._counts(stretch) and self.arrays["long"][1, 0] > 0  # nobody bets without a past
+        self.intervals += scored
+        around: tuple[Stretch | None, Stretch | None] = (None, None)
+        if not self.source.simultaneous:
+            around = (self.all[at - 1] if at else None, self.all[at + 1])
         return Item(
-            self.arrays, self.edges, self.rules, self.stretches[k], self.case.state.weight / 100, self.scored[k]
+            self.arrays,
+            self.edges,
+            self.rules,
+            stretch,
+            self.case.state.weight / 100,
+            bool(scored),
+            around,
+            self.stable_pods,
+            self.canary_pods,
         )
 
-    def result(self, *, keep_last: bool) -> tuple[Evidence, timedelta]:
-        last = self.case.readings[-1]
-        present = {key.pod for key in last.counters}
+    def result(self) -> tuple[Evidence, timedelta]:
+        readings, held = self.case.readings, self.case.state.evidence
+        through = self.stretches[-1].end if self.stretches else held.through if held else readings[0].at
+        present = {key.pod for key in readings[-1].counters}
+        past = [r for r in readings if r.at <= through][-1 if self.source.simultaneous else -2 :]
+        kept = (*past, *(r for r in readings if r.at > through))
         return (
             Evidence(
-                through=last.at,
+                through=through,
+                ahead=readings[-1].at,
                 edges=self.edges,
                 arrays=self.arrays,
                 intervals=self.intervals,
                 pods={pod: at for pod, at in self.pods.items() if pod in present},
-                last=last if keep_last else None,
+                stable_pods=self.stable_pods,
+                canary_pods=self.canary_pods,
+                last=() if self.source.remembers else kept,
             ),
             self.gained,
         )

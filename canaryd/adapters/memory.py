@@ -133,13 +133,20 @@ class MemoryMetrics(_Breakable):
     _error = SourceError
 
     def __init__(
-        self, *, remembers: bool = True, edges: Sequence[float] = EDGES_MS, retention: int = 10_000, note: str = ""
+        self,
+        *,
+        remembers: bool = True,
+        edges: Sequence[float] = EDGES_MS,
+        retention: int = 10_000,
+        note: str = "",
+        simultaneous: bool = True,
     ) -> None:
         """`edges` are ascending milliseconds and end with inf; `retention` is the number of instants kept."""
         super().__init__()
         self.remembers = remembers
         self.lag = timedelta(0)
         self.settle = timedelta(0)
+        self.simultaneous = simultaneous
         self.note = note  # given with every answer
         self.reads = 0  # calls of `read` that were answered
         self.now: datetime | None = None  # the instant of the latest tick

@@ -50,6 +50,7 @@ class PrometheusSource:
     """
 
     remembers = True
+    simultaneous = False  # every target is scraped at a phase of its own
 
     def __init__(
         self,

@@ -98,6 +98,7 @@ class ScrapeSource:
         self._ca_file = ca_file
         self.lag = timedelta(0)
         self.settle = timedelta(0)
+        self.simultaneous = len(self._targets) == 1
 
     def read(self, queries: Sequence[CountsQuery]) -> Mapping[str, CountsAnswer]:
         """See the port. One look serves all queries."""

@@ -13,8 +13,8 @@ import numpy as np
 
 from canaryd.model import Floats
 from canaryd.stats import bernoulli, difference, edges
-from canaryd.stats.dispersion import soften
-from canaryd.stats.evidence import EPOCHS, Batch, J, Mask
+from canaryd.stats.dispersion import needed_for, soften
+from canaryd.stats.evidence import EPOCHS, Batch, J, Mask, noise
 
 WEIGHT_ERRORS, WEIGHT_LATENCY, WEIGHT_HARD, WEIGHT_ALONE = 0.40, 0.40, 0.10, 0.05
 WEIGHT_RESERVE = 0.05  # cash, kept for sources of evidence to come
@@ -31,7 +31,12 @@ class Assessment:
     named: Floats  # (C, M) 1 where e-BH names the row as worse
     usable: Floats  # (C, M) 1 where the row is judged
     fine: Floats  # (C, M) log e against "unacceptable" at the present gate
-    gain: Floats  # (C, M) expected gain of `fine` for each canary request at the present weight
+    missing: Floats  # (C, M) canary requests until `fine` proves it, if the canary is as good as stable; inf: never
+    phi: Floats  # (C, M) inflation of the variance, of which
+    phi0: Floats  # (C, M) is clustering and the rest differences between pods
+    pods: Floats  # (C, 2) pods told apart, stable and canary
+    past_freedom: Floats  # (C, M) what past pods add, in degrees of freedom
+    outage: Floats  # (C,) z of stable's failures against its own past
     critical: list[list[int]]  # rows that must be fine before a step
     rate_c: Floats  # (C, M) canary
     rate_s: Floats  # (C, M) stable, weighted as the canary's requests were
@@ -70,6 +75,9 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
     at = np.arange(len(batch.rules)), slice(None), np.clip(gates, 0, None)
     margin_r, margin_d = batch.margin()
     gain = _gain(rates, margin_r[..., 0], margin_d[at], np.asarray(weights))
+    raw_needed = needed_for(-np.log(batch.per("beta"))[:, None], a["phi"][:, 0], a["nu"][:, 0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        missing = np.where(gain > 0, np.maximum(raw_needed - a["fine"][at], 0.0) / gain, np.inf)
     r, d = batch.tolerance()
     rate_c, rate_s, shown = _shown(batch, rates)
     return Assessment(
@@ -78,7 +86,12 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
         named=_culprits(rows, a["usable"] > 0),
         usable=a["usable"],
         fine=soften(a["fine"][at] / a["phi"][:, 0], a["nu"][:, 0]),
-        gain=gain,
+        missing=missing,
+        phi=a["phi"][:, 0],
+        phi0=noise(batch)[0],
+        pods=np.stack([(a["served"] > 0).sum(1), (a["pods_c"][:, 0] > 0).sum(1)], axis=1).astype(np.float64),
+        past_freedom=a["past"][:, 1],
+        outage=batch.clock("outage"),
         critical=[_critical(rates[i], a["usable"][i] > 0) for i in range(len(rates))],
         rate_c=rate_c,
         rate_s=rate_s,
@@ -139,7 +152,7 @@ def _shown(batch: Batch, rates: Floats) -> tuple[Floats, Floats, tuple[Floats, F
     """
     x_c, n_c, _, _ = np.moveaxis(batch.a["total"], -1, 0)
     total, requests, leverage, bad = np.moveaxis(batch.a["spread"], -1, 0)
-    middle, low, high = difference.interval(total, requests, leverage, rates)
+    middle, low, high = difference.interval(total, requests, leverage, rates, batch.a["phi"][:, 0])
     with np.errstate(divide="ignore", invalid="ignore"):
         rate_c = np.where(requests > 0, bad / requests, x_c / n_c)
     return rate_c, np.where(requests > 0, rate_c - middle, np.nan), (middle, low, high)

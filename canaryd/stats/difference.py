@@ -19,38 +19,50 @@ _STEPS = 30  # bisection steps for each end: to 1e-9 of a share
 
 
 def interval(
-    total: Floats, requests: Floats, leverage: Floats, rate_s: Floats, level: float = LEVEL
+    total: Floats, requests: Floats, leverage: Floats, rate_s: Floats, inflation: Floats, level: float = LEVEL
 ) -> tuple[Floats, Floats, Floats]:
     """(difference, low, high), each of the shape of the arguments; NaN where there were no requests.
 
     total: sum over intervals of x_c - n_c x_s / n_s; requests: sum of n_c; leverage: sum of n_c^2 / n_s;
-    rate_s: stable's share 0..1. An end D of the interval is where |total - D requests| equals the boundary at the
-    variance that D itself implies, n_c p (1 - p) + (n_c^2 / n_s) p_s (1 - p_s) with p = p_s + D: a score interval,
-    which does not call the few errors of a rare kind certain, nor their absence.
+    rate_s: stable's share 0..1; inflation: how much larger than binomial the variance is, >= 1. An end D of the
+    interval is where |total - D requests| equals the boundary at the variance that D itself implies,
+    n_c p (1 - p) + (n_c^2 / n_s) p_s (1 - p_s) with p = p_s + D: a score interval, which does not call the few errors
+    of a rare kind certain, nor their absence.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         middle = total / requests
-    low = _end(total, requests, leverage, rate_s, 1 - level, middle, np.full_like(middle, -1.0))
-    high = _end(total, requests, leverage, rate_s, 1 - level, middle, np.full_like(middle, 1.0))
+    low, high = (
+        _end(total, requests, leverage, rate_s, inflation, 1 - level, middle, np.full_like(middle, end))
+        for end in (-1.0, 1.0)
+    )
     return middle, np.where(np.isfinite(middle), low, np.nan), np.where(np.isfinite(middle), high, np.nan)
 
 
 def _end(
-    total: Floats, requests: Floats, leverage: Floats, rate_s: Floats, alpha: float, inside: Floats, outside: Floats
+    total: Floats,
+    requests: Floats,
+    leverage: Floats,
+    rate_s: Floats,
+    inflation: Floats,
+    alpha: float,
+    inside: Floats,
+    outside: Floats,
 ) -> Floats:
     """The furthest difference from `inside` towards `outside` that the boundary does not exclude."""
     inside = np.where(np.isfinite(inside), inside, 0.0)
     for _ in range(_STEPS):
         middle = (inside + outside) / 2
-        kept = np.abs(total - middle * requests) <= radius(requests, leverage, rate_s, middle, alpha)
+        kept = np.abs(total - middle * requests) <= radius(requests, leverage, rate_s, inflation, middle, alpha)
         inside, outside = np.where(kept, middle, inside), np.where(kept, outside, middle)
     return np.asarray(inside)
 
 
-def radius(requests: Floats, leverage: Floats, rate_s: Floats, difference: Floats, alpha: float) -> Floats:
+def radius(
+    requests: Floats, leverage: Floats, rate_s: Floats, inflation: Floats, difference: Floats, alpha: float
+) -> Floats:
     """Boundary of the normal mixture, sqrt(2 (V rho^2 + 1) / rho^2 ln(sqrt(V rho^2 + 1) / alpha)), in bad events."""
     rate_c = np.clip(rate_s + difference, 0.0, 1.0)
-    variance = requests * rate_c * (1 - rate_c) + leverage * rate_s * (1 - rate_s)
+    variance = inflation * (requests * rate_c * (1 - rate_c) + leverage * rate_s * (1 - rate_s))
     rho2 = (-2 * np.log(alpha) + np.log(-2 * np.log(alpha) + 1)) / _TUNED_FOR
     grown = variance * rho2 + 1
     return np.asarray(np.sqrt(2 * grown / rho2 * np.log(np.sqrt(grown) / alpha)))

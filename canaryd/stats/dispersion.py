@@ -91,3 +91,10 @@ def soften(log_e: Floats, degrees: Floats) -> Floats:
         student = (degrees + 1) / 2 * np.log1p(2 * np.maximum(log_e, 0.0) / degrees)
     apply = (log_e > 0) & (degrees < HARD_TO_TELL)
     return np.asarray(np.where(apply, np.minimum(student, log_e), log_e))
+
+
+def needed_for(target: Floats | float, phi: Floats, degrees: Floats) -> Floats:
+    """The raw log e-value whose inflated, softened form is `target` > 0: the inverse of soften(l / phi, degrees)."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        plain = degrees / 2 * np.expm1(2 * target / (degrees + 1))
+    return np.asarray(phi * np.where(degrees < HARD_TO_TELL, np.maximum(plain, target), target))

@@ -54,6 +54,7 @@ CLOCK = (
 )
 _AT = {name: i for i, name in enumerate(CLOCK)}
 J = len(predict.GRID)
+_KNOWLEDGE = ("quick", "long", "mass", "noise", "residual", "served", "past", "clock")
 
 Arrays = dict[str, Floats]
 Mask = NDArray[np.bool_]
@@ -157,6 +158,15 @@ def with_pods(arrays: Mapping[str, Floats], stable_pods: int, canary_pods: int) 
     return wide
 
 
+def forget(arrays: Mapping[str, Floats]) -> Arrays:
+    """The same state with nothing proven yet: what is known of stable, of its pods and of the traffic stays."""
+    fresh = empty(arrays["mass"][1:], arrays["fine"].shape[1], *(arrays[k].shape[1] for k in ("pods_s", "pods_c")))
+    for name in _KNOWLEDGE:
+        fresh[name][...] = arrays[name]
+    fresh["clock"][[_AT[n] for n in ("intervals", "epochs", "weight", "share_c", "share_n", "phi0")]] = 0.0
+    return fresh
+
+
 def clock(arrays: Mapping[str, Floats], name: str) -> float:
     """One number of the clock by its name."""
     return float(arrays["clock"][_AT[name]])
@@ -164,30 +174,31 @@ def clock(arrays: Mapping[str, Floats], name: str) -> float:
 
 def seen_by(item: Item) -> tuple[Floats, Floats, Floats, Floats]:
     """x_c, n_c, x_s, n_s of one stretch over the rollout's rows, shape (M,); rows without data have n = 0."""
-    return (*rows_of(item.stretch.canary, item.stretch, item), *rows_of(item.stretch.stable, item.stretch, item))
+    stretch = item.stretch
+    return (*rows_of(stretch.canary, stretch.edges, item.edges), *rows_of(stretch.stable, stretch.edges, item.edges))
 
 
-def rows_of(arm: ArmCounts, stretch: Stretch, item: Item) -> tuple[Floats, Floats]:
-    """Bad events and requests of one arm over the rollout's rows, warming pods left out."""
-    x, n = np.zeros(1 + len(item.edges)), np.zeros(1 + len(item.edges))
+def rows_of(arm: ArmCounts, theirs: Floats, mine: Floats) -> tuple[Floats, Floats]:
+    """Bad events and requests of one arm over the rows of the edges `mine`, warming pods left out."""
+    x, n = np.zeros(1 + len(mine)), np.zeros(1 + len(mine))
     x[0], n[0] = arm.failures - arm.young_failures, arm.requests - arm.young_requests
-    mine, theirs = _shared(item.edges, stretch.edges)
-    if len(mine):
-        x[1 + mine], n[1 + mine] = arm.slower[theirs], arm.timed
+    at, of = _shared(mine, theirs)
+    if len(at):
+        x[1 + at], n[1 + at] = arm.slower[of], arm.timed
     return x, n
 
 
-def pods_of(item: Item) -> tuple[Floats, Floats]:
-    """Bad events and requests of each stable pod, (P, M)."""
-    arm, p = item.stretch.stable, len(item.stable_pods)
-    x, n = np.zeros((p, 1 + len(item.edges))), np.zeros((p, 1 + len(item.edges)))
-    slots = _slots(item.stable_pods, arm.pods)
+def pods_of(stretch: Stretch, mine: Floats, names: tuple[str, ...]) -> tuple[Floats, Floats]:
+    """Bad events and requests of each named stable pod over the rows of the edges `mine`, (P, M)."""
+    arm = stretch.stable
+    x, n = np.zeros((2, len(names), 1 + len(mine)))
+    slots = _slots(names, arm.pods)
     known = slots >= 0
     x[slots[known], 0], n[slots[known], 0] = arm.pod_failures[known], arm.pod_requests[known]
-    mine, theirs = _shared(item.edges, item.stretch.edges)
-    if len(mine):
-        x[np.ix_(slots[known], 1 + mine)] = arm.pod_slower[np.ix_(known, theirs)]
-        n[np.ix_(slots[known], 1 + mine)] = arm.pod_timed[known][:, None]
+    at, of = _shared(mine, stretch.edges)
+    if len(at):
+        x[np.ix_(slots[known], 1 + at)] = arm.pod_slower[np.ix_(known, of)]
+        n[np.ix_(slots[known], 1 + at)] = arm.pod_timed[known][:, None]
     return x, n
 
 
@@ -387,13 +398,14 @@ def _take(counts: Counts, i: int, item: Item) -> None:
     for row, values in zip((counts.x_c, counts.n_c, counts.x_s, counts.n_s), seen_by(item), strict=True):
         row[i, :m] = values
     if p:
-        counts.x_pods[i, :p, :m], counts.n_pods[i, :p, :m] = pods_of(item)
+        pods = pods_of(item.stretch, item.edges, item.stable_pods)
+        counts.x_pods[i, :p, :m], counts.n_pods[i, :p, :m] = pods
     slots = _slots(item.canary_pods, item.stretch.canary.pods)
     known = slots >= 0
     counts.pods_c[i, slots[known]] = item.stretch.canary.pod_requests[known]
     for side, near in enumerate(item.around):
         if near is not None and near.stable.present:
-            counts.x_near[side, i, :m], counts.n_near[side, i, :m] = rows_of(near.stable, near, item)
+            counts.x_near[side, i, :m], counts.n_near[side, i, :m] = rows_of(near.stable, near.edges, item.edges)
             counts.near[side, i] = True
 
 

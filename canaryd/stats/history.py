@@ -12,6 +12,7 @@ import numpy as np
 from canaryd.model import Floats
 from canaryd.stats import dispersion
 
+MOST_PODS = 100  # of the past that are looked at
 ALONE = 1.5  # pods at a time below which there is nobody to be compared with
 
 
