@@ -315,7 +315,9 @@ def _learn(batch: Batch, items: Sequence[Item], counts: Floats) -> None:
         timed, slower = n_s[:, 1], x_s[:, 1:]
         buckets = -np.diff(np.concatenate([timed[:, None], slower, np.zeros((len(items), 1))], axis=1), axis=1)
         buckets = np.where(batch.real, buckets, 0.0)
-        a["mass"] = np.where(seen, edges.HISTOGRAM_FADE * a["mass"] + buckets, a["mass"])
+        # Where some edges are missing, the buckets between the others are unknown (and would come out negative).
+        whole = np.all((n_s[:, 1:] == timed[:, None]) | ~batch.real[:, 1:], axis=1)[:, None]
+        a["mass"] = np.where(seen & whole, edges.HISTOGRAM_FADE * a["mass"] + buckets, a["mass"])
     a["clock"][:, _AT["harmed"]] += [i.stretch.canary.requests for i in items]
     a["clock"][:, _AT["failures"]] += [i.stretch.canary.failures for i in items]
     # The rate of requests is learnt from ordinary stretches only: one that a jumping clock made long would make it
