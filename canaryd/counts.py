@@ -2,7 +2,8 @@
 
 The rules, per raw series (never `increase()`, which extrapolates and loses the first errors of a new series):
 
-* it rose: the difference; it fell: the process restarted, and what it counted since is the new value;
+* it rose: the difference; it fell: the process restarted, and what it counted since is the new value; the buckets of
+  one histogram fall together, or those that have already grown past their old values would seem to miss requests;
 * new in the second reading: its whole value, when its exporter was already reporting in the first (the series was
   born in between, as the first 500 of a release is); otherwise nothing, it is only a new starting point;
 * gone in the second reading: nothing is known of its last moments and nothing is made up.
@@ -58,11 +59,17 @@ def increments(before: Reading, after: Reading, fresh: Collection[str] = ()) -> 
     `fresh`: pods known to have started after `before`, whose counters therefore started from zero.
     """
     reporting = {key.exporter for key in before.counters}
+    restarted = {
+        (key.arm, key.exporter, key.pod)
+        for key, value in after.counters.items()
+        if key.name == "bucket" and value < before.counters.get(key, 0.0)
+    }
     out: dict[CounterKey, float] = {}
     for key, value in after.counters.items():
         old = before.counters.get(key)
         if old is not None:
-            out[key] = value - old if value >= old else value
+            again = key.name == "bucket" and (key.arm, key.exporter, key.pod) in restarted
+            out[key] = value if again or value < old else value - old
         elif key.exporter in reporting or key.pod in fresh:
             out[key] = value
     return out
@@ -91,12 +98,12 @@ def stretch(
 
 
 def common_edges(grown: Mapping[CounterKey, float], young: Collection[str] = ()) -> list[float]:
-    """Finite bucket edges (ms, ascending) that every counted pod of both arms has; empty when there are none."""
-    by_pod: defaultdict[tuple[Arm, str], set[float]] = defaultdict(set)
+    """Finite bucket edges (ms, ascending) that every histogram of both arms has; empty when there are none."""
+    histograms: defaultdict[tuple[Arm, str, str], set[float]] = defaultdict(set)
     for key in grown:
         if key.name == "bucket" and key.pod not in young:
-            by_pod[key.arm, key.pod].add(key.le)
-    sets = [les for les in by_pod.values() if inf in les]
+            histograms[key.arm, key.exporter, key.pod].add(key.le)
+    sets = [les for les in histograms.values() if inf in les]
     common = set.intersection(*sets) - {inf} if sets else set()
     return sorted(common)
 

@@ -24,8 +24,9 @@ def percent(share: float | None) -> str:
     """0.0009 → `0.09 %`; None or NaN → `–`."""
     if share is None or not math.isfinite(share):
         return "–"
-    sign = MINUS if share < 0 else ""
-    return f"{sign}{_significant(abs(share) * 100, 2 if abs(share) < 0.1 else 3)} %"
+    value = _significant(abs(share) * 100, 2 if abs(share) < 0.1 else 3)
+    sign = MINUS if share < 0 and value != "0" else ""
+    return f"{sign}{value} %"
 
 
 def points(difference: float | None, *, unit: bool = True) -> str:
@@ -77,7 +78,7 @@ def milliseconds(edge: float) -> str:
 
 def plural(n: float, one: str, many: str = "") -> str:
     """`1 request`, `2 requests`."""
-    return f"{count(n)} {one if round(n) == 1 else many or one + 's'}"
+    return f"{count(n)} {one if count(n) == '1' else many or one + 's'}"
 
 
 def bar(share: float, width: int = 10) -> str:

@@ -219,13 +219,16 @@ def _documents(file: str) -> tuple[list[Document], list[Problem]]:
 def _bytes(file: str) -> bytes:
     """At most one byte more than a file may have. Never waits: a pipe is refused."""
     handle = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(handle, "rb") as f:
+    try:
         mode = os.fstat(handle).st_mode
         if stat.S_ISDIR(mode):
             raise IsADirectoryError
         if not stat.S_ISREG(mode):
             raise OSError("it is no plain file")
-        return f.read(MAX_BYTES + 1)
+        with open(handle, "rb", closefd=False) as f:
+            return f.read(MAX_BYTES + 1)
+    finally:
+        os.close(handle)
 
 
 def _why(error: OSError | ValueError) -> str:

@@ -162,9 +162,9 @@ def _unknown_kind(value: object, expected: str, model: type[BaseModel], loc: Pat
 
 
 def nearest(word: str, known: Sequence[str]) -> str | None:
-    """The known word that was probably meant; case, dashes and underscores do not matter."""
+    """The known word that was probably meant, if any; case does not matter."""
     plain = {known_word.lower(): known_word for known_word in known}
-    close = difflib.get_close_matches(word[:60].replace("_", "").replace("-", "").lower(), plain, n=1, cutoff=0.6)
+    close = difflib.get_close_matches(word[:60].lower(), plain, n=1, cutoff=0.6)
     return plain[close[0]] if close else None
 
 

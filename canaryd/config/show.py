@@ -12,7 +12,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString
 from canaryd.config.settings import Settings
 from canaryd.policy import Canary, dump_canary, format_duration
 
-_PLAIN = re.compile(r"[A-Za-z/][A-Za-z0-9 _./%+-]*[A-Za-z0-9%]|[0-9]+(\.[0-9]+)?(%|pp|ms|s|m|h|d)")
+_PLAIN = re.compile(r"[A-Za-z/]([A-Za-z0-9 _./%+-]*[A-Za-z0-9%])?|[0-9]+(\.[0-9]+)?(%|pp|ms|s|m|h|d)")
 # read as something else than text, somewhere
 _MISREAD = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null", "none", "nan", "inf"})
 

@@ -79,7 +79,7 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
     with np.errstate(divide="ignore", invalid="ignore"):
         missing = np.where(gain > 0, np.maximum(raw_needed - a["fine"][at], 0.0) / gain, np.inf)
     r, d = batch.tolerance()
-    rate_c, rate_s, shown = _shown(batch, rates)
+    rate_c, rate_s, shown = _shown(batch)
     return Assessment(
         log_e=combined,
         row_log_e=rows,
@@ -145,17 +145,19 @@ def _gain(rates: Floats, r: Floats, d: Floats, weight: Floats) -> Floats:
     return bernoulli.log_e_fine(n_c * rates, n_c, n_s * rates, n_s, rates, rates, r, d) / 1000.0
 
 
-def _shown(batch: Batch, rates: Floats) -> tuple[Floats, Floats, tuple[Floats, Floats, Floats]]:
+def _shown(batch: Batch) -> tuple[Floats, Floats, tuple[Floats, Floats, Floats]]:
     """Rates of both arms and the interval of their difference, over the intervals in which both served.
 
     Stable's rate is weighted as the canary's requests were, so that the two rates differ by the difference shown.
     """
     x_c, n_c, _, _ = np.moveaxis(batch.a["total"], -1, 0)
     total, requests, leverage, bad = np.moveaxis(batch.a["spread"], -1, 0)
-    middle, low, high = difference.interval(total, requests, leverage, rates, batch.a["phi"][:, 0])
+    share = difference.stable_share(total, requests, bad, batch.a["long"][:, 0], batch.a["long"][:, 1])
+    middle, low, high = difference.interval(total, requests, leverage, share, inflation=batch.a["phi"][:, 0])
     with np.errstate(divide="ignore", invalid="ignore"):
         rate_c = np.where(requests > 0, bad / requests, x_c / n_c)
-    return rate_c, np.where(requests > 0, rate_c - middle, np.nan), (middle, low, high)
+    rate_s = np.where(requests > 0, np.clip(rate_c - middle, 0.0, 1.0), np.nan)  # clip: rounding would show "−0 %"
+    return rate_c, rate_s, (middle, low, high)
 
 
 def _culprits(rows: Floats, usable: Mask) -> Floats:

@@ -19,7 +19,13 @@ _STEPS = 30  # bisection steps for each end: to 1e-9 of a share
 
 
 def interval(
-    total: Floats, requests: Floats, leverage: Floats, rate_s: Floats, inflation: Floats, level: float = LEVEL
+    total: Floats,
+    requests: Floats,
+    leverage: Floats,
+    rate_s: Floats,
+    level: float = LEVEL,
+    *,
+    inflation: Floats | float = 1.0,
 ) -> tuple[Floats, Floats, Floats]:
     """(difference, low, high), each of the shape of the arguments; NaN where there were no requests.
 
@@ -38,12 +44,27 @@ def interval(
     return middle, np.where(np.isfinite(middle), low, np.nan), np.where(np.isfinite(middle), high, np.nan)
 
 
+def stable_share(total: Floats, requests: Floats, bad: Floats, long_x: Floats, long_n: Floats) -> Floats:
+    """Stable's share 0..1 for the variance of `interval`, as the mean over the past and not as the next interval's.
+
+    Of two means, over the compared intervals weighted as the canary's requests were and over all of stable's past,
+    the one nearer to one half, where the variance is largest. The share predicted for the next interval will not do:
+    with few failures of late, or after an outage, it covers in 84 % of rollouts what this covers in 96 %.
+    bad: sum of x_c; long_x bad events among long_n requests of stable; the rest as in `interval`.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        compared = (bad - total) / requests
+    past = (long_x + 0.5) / (long_n + 1)
+    nearer = np.abs(compared - 0.5) < np.abs(past - 0.5)  # False where nothing was compared
+    return np.asarray(np.clip(np.where(nearer, compared, past), 1e-7, 1 - 1e-6))
+
+
 def _end(
     total: Floats,
     requests: Floats,
     leverage: Floats,
     rate_s: Floats,
-    inflation: Floats,
+    inflation: Floats | float,
     alpha: float,
     inside: Floats,
     outside: Floats,
@@ -58,7 +79,7 @@ def _end(
 
 
 def radius(
-    requests: Floats, leverage: Floats, rate_s: Floats, inflation: Floats, difference: Floats, alpha: float
+    requests: Floats, leverage: Floats, rate_s: Floats, inflation: Floats | float, difference: Floats, alpha: float
 ) -> Floats:
     """Boundary of the normal mixture, sqrt(2 (V rho^2 + 1) / rho^2 ln(sqrt(V rho^2 + 1) / alpha)), in bad events."""
     rate_c = np.clip(rate_s + difference, 0.0, 1.0)

@@ -547,7 +547,9 @@ def _learn(batch: Batch, counts: Counts) -> None:
         timed, slower = n_s[:, 1], x_s[:, 1:]
         buckets = -np.diff(np.concatenate([timed[:, None], slower, np.zeros((len(x_s), 1))], axis=1), axis=1)
         buckets = np.where(batch.real, buckets, 0.0)
-        a["mass"] = np.where(seen, edges.HISTOGRAM_FADE * a["mass"] + buckets, a["mass"])
+        # Where some edges are missing, the buckets between the others are unknown (and would come out negative).
+        whole = np.all((n_s[:, 1:] == timed[:, None]) | ~batch.real[:, 1:], axis=1)[:, None]
+        a["mass"] = np.where(seen & whole, edges.HISTOGRAM_FADE * a["mass"] + buckets, a["mass"])
     r, v = dispersion.residuals(counts.x_pods, counts.n_pods)
     a["noise"] += np.stack([(r**2).sum(1), v.sum(1)], axis=1)
     a["residual"] += r

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from canaryd.config import METRIC_SOURCES, Loaded, Settings, check, load_canaries, load_settings, show
-from canaryd.config.load import MAX_BYTES
+from canaryd.config.load import MAX_BYTES, MAX_FILES
 from canaryd.config.yamltext import MAX_NODES, read_documents
 from canaryd.errors import ConfigError, Problem
 from canaryd.policy import Canary, dump_canary, parse_canary
@@ -145,6 +145,8 @@ WRONG: list[Any] = [
         ["too large", "10000000 or less"],
     ),
     ("negative", SMALL + "  budget: {perHour: -1}\n", 10, "spec.budget.perHour", ["-1 is too small", "0 or more"]),
+    ("value-below-its-key", SMALL + "  interval:\n\n    30\n", 12, "spec.interval", ["30 is not a duration"]),
+    ("shouted-key", SMALL + "  WARMUP: 2m\n", 10, "spec.WARMUP", ['did you mean "warmUp"?']),
     ("empty-section", SMALL + "  budget:\n  interval: 30s\n", 10, "spec.budget", ["is empty"]),
     ("one-pool", SMALL.replace("[api-v1, api-v2]", "[api-v1]"), 7, "spec.workloads.pools", ["1 pool", "exactly two"]),
     ("same-pools", SMALL.replace("api-v2", "api-v1"), 7, "spec.workloads.pools[1]", ['"api-v1"', "two workloads"]),
@@ -182,6 +184,29 @@ WRONG: list[Any] = [
     ("tag-on-text", SMALL + "  interval: !env INTERVAL\n", 10, "spec.interval", ['"!env"', "plain value"]),
     ("control", SMALL + "  interval: 30\x07s\n", 10, "", ["U+0007"]),
     ("escaped-nul", SMALL.replace("/tmp/api.yaml", '"/tmp/\\0"'), 9, "spec.route.envoyFile.path", ["U+0000"]),
+    ("escape", SMALL + '  interval: "\\q"\n', 10, "", ["backslash"]),
+    ("escape-beyond-unicode", SMALL + '  interval: "\\U00ffffff"\n', 1, "", ["cannot be understood"]),
+    ("document-end", SMALL + "...\na: 1\n", 11, "", ["another document", '"---"']),
+    ("anchored-key", SMALL + "  &a interval: 30s\n", 10, "", ['"interval" must be plain text']),
+    ("key-empty", SMALL + "  : 30s\n", 10, "", ["a key is empty"]),
+    ("anchor-unnamed", SMALL + "  interval: & 30s\n", 10, "", ["without a name"]),
+    ("bad-start", SMALL + "  interval: @30s\n", 10, "", ["cannot begin", "quotes"]),
+    ("list-where-none", SMALL + "  interval: - 30s\n", 10, "", ["no list can begin"]),
+    ("bracket-last", SMALL + "  steps: [5, 10", 10, "", ["not closed"]),
+    (
+        "long-path",
+        SMALL.replace("/tmp/api.yaml", "x" * 5000),
+        9,
+        "spec.route.envoyFile.path",
+        ["at most 4096 characters"],
+    ),
+    (
+        "many-labels",
+        SMALL.replace("name: api\n", f"name: api\n  labels: {{{', '.join(f'k{i}: v' for i in range(70))}}}\n"),
+        5,
+        "metadata.labels",
+        ["at most 64 entries"],
+    ),
     ("latin-1", SMALL.encode() + b"  # caf\xe9\n", 10, "", ["0xe9", "UTF-8"]),
     ("deep", SMALL + "  steps: " + "[" * 100 + "\n", 10, "", ["levels deep"]),
     (
@@ -338,6 +363,23 @@ def test_a_file_without_permission_says_so(tmp_path: Path) -> None:
     with as_nobody():
         loaded = check([file])
     assert [p.message for p in loaded.problems] == ["this user may not read it"]
+
+
+def test_a_directory_without_permission_says_so(tmp_path: Path) -> None:
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0)
+    tmp_path.chmod(0o755)
+    with as_nobody():
+        loaded = load_canaries(Settings(canaries=("closed",)), tmp_path)
+    assert [p.message for p in loaded.problems] == ["this user may not read it"]
+
+
+def test_more_files_than_anybody_has_are_not_read(tmp_path: Path) -> None:
+    for i in range(MAX_FILES + 2):
+        (tmp_path / f"{i:05}.yaml").touch()
+    loaded = check([tmp_path])
+    assert len(loaded.files) == MAX_FILES
+    assert sum("more than 2000 files" in p.message for p in loaded.problems) == 1
 
 
 def test_a_directory_is_no_settings_file(tmp_path: Path) -> None:
@@ -559,10 +601,18 @@ def test_the_settings_are_shown_so_that_they_are_read_back(tmp_path: Path) -> No
     assert load_settings(file) == settings
 
 
+def test_words_that_kubectl_would_read_as_yes_or_no_are_shown_in_quotes() -> None:
+    document = dump_canary(_canary())
+    document["metadata"]["labels"] = {"y": "on", "a": "No", "b": "null", "c": "1e3", "d": "plain"}
+    text = show(parse_canary(document))
+    for line in ('"y": "on"', 'a: "No"', 'b: "null"', 'c: "1e3"', "d: plain"):
+        assert f"    {line}\n" in text
+
+
 READABLE = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=40)
 
 
-@effort(max_examples=25, deadline=None)
+@effort(max_examples=12, deadline=None)
 @given(labels=st.dictionaries(READABLE.filter(bool), READABLE, max_size=5))
 def test_any_label_survives_being_shown(labels: dict[str, str]) -> None:
     document = dump_canary(_canary())

@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from canaryd.adapters.envoy_file import MAX_BYTES, EnvoyFileRouter, _replace
 from canaryd.adapters.envoy_rds import Stamp, Wanted, read, rewrite
@@ -90,7 +91,8 @@ def test_windows_line_ends_a_byte_order_mark_and_foreign_letters_survive() -> No
     assert changed(changed(text, 5), 0, version=1).replace('"canaryd:shop:1:0:shop-green"', "'0'") == text
 
 
-TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=12)  # YAML has no control characters
+# what YAML cannot hold unescaped (control characters, two noncharacters) is refused, with a sentence
+TEXT = st.text(st.characters(exclude_categories=["Cc", "Cs"], exclude_characters="\ufffe\uffff"), max_size=12)
 SCALARS = st.one_of(
     TEXT,
     st.sampled_from(["yes", "012", "1e3", "null", "~", "a: b", "- x", "#", "&a", "*a", "é🐤", "on", "0x1f"]),
@@ -134,7 +136,12 @@ def documents(draw: st.DrawFn) -> str:
     data: dict[str, Any] = {"resources": [{"name": "shop", "virtual_hosts": hosts}], "nonce": draw(SCALARS)}
     if draw(st.booleans()):
         data = {"version_info": draw(st.sampled_from(["0", "", "canaryd:other:9:9:x"])), **data}
-    return _written(data, draw(st.sampled_from(["block", "flow", "json", "indented json"])))
+    text = _written(data, draw(st.sampled_from(["block", "flow", "json", "indented json"])))
+    try:
+        meaning(text)
+    except YAMLError:
+        reject()  # the emitter does not always write what its own parser reads, such as the key ":0" in flow style
+    return text
 
 
 def _written(data: dict[str, Any], style: str) -> str:
@@ -148,7 +155,7 @@ def _written(data: dict[str, Any], style: str) -> str:
     return out.getvalue()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(documents(), st.integers(0, 100))
 def test_foreign_virtual_hosts_and_routes_keep_their_meaning(text: str, weight: int) -> None:
     before = meaning(text)
@@ -333,6 +340,7 @@ def test_a_shared_action_is_refused_when_only_one_of_its_routes_is_meant() -> No
         pytest.param("- 1", id="a-list"),
         pytest.param("a: 1\n---\nb: 2\n", id="two-documents"),
         pytest.param("[" * 5000, id="bottomless"),
+        pytest.param('{"a": "\x7f"}', id="control-character"),
         pytest.param("&a [*a]", id="endless"),
         pytest.param("resources: {virtual_hosts: 3}", id="other-shape"),
         pytest.param("resources: [{virtual_hosts: [{routes: [1, null, {route: []}]}]}]", id="odd-routes"),
@@ -506,6 +514,7 @@ def test_a_writer_killed_at_any_moment_leaves_a_whole_file_and_no_litter(tmp_pat
             child.send_signal(signal.SIGKILL)
         view = router.view("shop", route, BLUE, GREEN)
         assert view.weight == (view.stamped_weight if view.version else 0)
+    (tmp_path / ".rds.yaml.canaryd").write_text("{")  # as if the last one had died while writing
     router.set_weight("shop", route, BLUE, GREEN, 5, version=10**9)
     assert os.listdir(tmp_path) == ["rds.yaml"]
 
