@@ -22,7 +22,7 @@ def _significant(value: float, digits: int) -> str:
 
 def percent(share: float | None) -> str:
     """0.0009 → `0.09 %`; None or NaN → `–`."""
-    if share is None or not math.isfinite(share):
+    if share is None or not math.isfinite(share * 100):
         return "–"
     value = _significant(abs(share) * 100, 2 if abs(share) < 0.1 else 3)
     sign = MINUS if share < 0 and value != "0" else ""
@@ -31,7 +31,7 @@ def percent(share: float | None) -> str:
 
 def points(difference: float | None, *, unit: bool = True) -> str:
     """0.018 → `+1.8 pt`: a difference of two shares in percentage points, always signed."""
-    if difference is None or not math.isfinite(difference):
+    if difference is None or not math.isfinite(difference * 100):
         return "–"
     value = _significant(abs(difference) * 100, 2)
     sign = "" if value == "0" else MINUS if difference < 0 else "+"

@@ -67,7 +67,9 @@ evidences = st.builds(
     arrays=st.dictionaries(texts, arrays, max_size=3),
     intervals=whole,
     pods=st.dictionaries(texts, times, max_size=3),
-    last=st.none() | readings,
+    ahead=st.none() | times,
+    stable_pods=st.lists(texts, max_size=3).map(tuple),
+    last=st.lists(readings, max_size=2).map(tuple),
 )
 answers = st.builds(Answer, texts, st.sampled_from(Action), st.booleans(), texts, times)
 transitions = st.builds(Transition, times, st.sampled_from(Phase), whole, whole, texts)
@@ -193,8 +195,8 @@ def test_a_reading_is_kept_compactly() -> None:
             id="array-of-an-impossible-shape",
         ),
         pytest.param(
-            {"evidence": {"through": AT, "last": {"at": AT, "counters": [["stable"]]}}},
-            "evidence.last.counters",
+            {"evidence": {"through": AT, "last": [{"at": AT, "counters": [["stable"]]}]}},
+            "evidence.last.0.counters",
             id="torn-counters",
         ),
         pytest.param({"evidence": {"through": AT, "pods": {"a": 3}}}, "evidence.pods.a", id="wrong-in-a-mapping"),
@@ -225,8 +227,8 @@ FLOAT32: Any = np.zeros(2, np.float32)
         pytest.param(RolloutState(answered=["a"]), "answered", id="list-for-a-tuple"),  # type: ignore[arg-type]
         pytest.param(RolloutState(latest=[]), "latest", id="list-for-a-body"),  # type: ignore[arg-type]
         pytest.param(RolloutState(hook=Evidence(NOW)), "hook", id="another-noun"),  # type: ignore[arg-type]
-        pytest.param(RolloutState(evidence=Evidence(NOW, last=Reading(NOW, {"n": 1.0}))), "counters", id="key"),  # type: ignore[dict-item]
-        pytest.param(RolloutState(evidence=Evidence(NOW, last=Reading(NOW, []))), "counters", id="counters"),  # type: ignore[arg-type]
+        pytest.param(RolloutState(evidence=Evidence(NOW, last=(Reading(NOW, {"n": 1.0}),))), "last.0.counters", id="key"),  # type: ignore[dict-item]
+        pytest.param(RolloutState(evidence=Evidence(NOW, last=(Reading(NOW, []),))), "last.0.counters", id="counters"),  # type: ignore[arg-type]
         pytest.param(RolloutState(latest={3: 4}), "latest", id="number-as-a-key"),  # type: ignore[dict-item]
         pytest.param(RolloutState(phase="Idle"), "phase", id="text-for-an-enum"),  # type: ignore[arg-type]
     ],

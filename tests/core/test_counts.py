@@ -227,7 +227,7 @@ def test_an_arm_is_present_when_it_has_a_counter_of_requests_now() -> None:
     got = between({OK: 1.0, requests(S, "s1"): 5.0}, {requests(S, "s1"): 5.0, bucket(inf): 3.0})
     assert (got.stable.present, got.canary.present) == (True, False)
     assert got.stable.pods == ("s1",)
-    assert got.canary.pods == ()
+    assert (got.canary.pods, got.canary.pod_requests.tolist()) == (("c1",), [0])  # its durations alone are known
 
 
 def test_the_pods_of_an_arm_are_those_with_any_series() -> None:
@@ -255,7 +255,9 @@ def test_a_pod_is_young_until_its_warm_up_is_over_when_the_stretch_begins(how: s
     canary = got.canary
     assert (canary.requests, canary.failures) == (83, 3)  # all of them, for the hard channel
     assert (canary.young_requests, canary.young_failures) == ((33, 3) if young else (0, 0))
-    assert canary.pods == ("c1", "c2")
+    assert canary.pods == (("c2",) if young else ("c1", "c2"))
+    assert canary.pod_requests.tolist() == ([50] if young else [33, 50])
+    assert canary.pod_failures.tolist() == ([0] if young else [3, 0])
     assert got.edges.tolist() == []  # c2 has no finite edge
     alone = between(dict.fromkeys(grown, 0.0), {k: v for k, v in grown.items() if k.pod == "c1"})
     assert alone.edges.tolist() == [10]

@@ -109,8 +109,13 @@ def test_the_boundary_is_the_published_one() -> None:
     rho2 = (-2 * np.log(alpha) + np.log(-2 * np.log(alpha) + 1)) / tuned
     v = 1000 * 0.03 * 0.97 + 300 * 0.01 * 0.99
     expected = np.sqrt(2 * (v * rho2 + 1) / rho2 * np.log(np.sqrt(v * rho2 + 1) / alpha))
-    found = radius(*(np.array([x]) for x in (1000.0, 300.0, 0.01, 0.02)), alpha)
-    assert found[0] == pytest.approx(expected, rel=1e-12)
+    plain, noisy = (
+        radius(np.array([1000.0]), np.array([300.0]), np.array([0.01]), phi, np.array([0.02]), alpha)
+        for phi in (1.0, np.array([2.5]))
+    )
+    assert plain[0] == pytest.approx(expected, rel=1e-12)
+    wider = np.sqrt(2 * (2.5 * v * rho2 + 1) / rho2 * np.log(np.sqrt(2.5 * v * rho2 + 1) / alpha))
+    assert noisy[0] == pytest.approx(wider, rel=1e-12)
 
 
 @pytest.mark.parametrize(

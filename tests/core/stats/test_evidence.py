@@ -50,7 +50,7 @@ def same(a: Arrays, b: Arrays, tolerance: float = 0.0) -> None:
 
 
 def root(slope: Callable[[float], float], low: float, high: float) -> float:
-    for _ in range(34):
+    for _ in range(100):  # to the last bit
         middle = (low + high) / 2
         low, high = (middle, high) if slope(middle) < 0 else (low, middle)
     return (low + high) / 2
@@ -310,7 +310,7 @@ def test_a_canary_gets_the_same_numbers_alone_and_among_others_in_any_order() ->
         seen, m = numbers(alone, edges, by), 1 + len(edges)
         assert batch.log_e[i] == pytest.approx(seen.log_e[0], rel=1e-12)
         assert batch.critical[i] == seen.critical[0]
-        for name in ("row_log_e", "named", "usable", "fine", "gain", "low", "high", "tolerated", "margin"):
+        for name in ("row_log_e", "named", "usable", "fine", "missing", "low", "high", "tolerated", "margin"):
             found, wanted = getattr(batch, name)[i, :m], getattr(seen, name)[0]
             assert found == pytest.approx(wanted, rel=1e-12, abs=1e-12, nan_ok=True), name
 
@@ -356,7 +356,7 @@ def test_a_daemon_that_was_restarted_goes_on_bit_by_bit(cut: int) -> None:
 def test_the_state_of_a_rollout_with_19_edges_and_5_gates_fits_in_16_kilobytes() -> None:
     by = rules(steps=[5, 10, 25, 50, 100])
     arrays = run(whole_rollout(6, ISTIO), ISTIO, by)
-    assert sum(v.nbytes for v in arrays.values()) <= 12_000
+    assert sum(v.nbytes for v in arrays.values()) <= 17_000
     assert len(json.dumps(encode(Evidence(through=START, edges=ISTIO, arrays=arrays)))) <= 16 * 1024
 
 
@@ -595,7 +595,9 @@ def stretches(draw: st.DrawFn) -> tuple[Stretch, float, bool]:
 def test_whatever_was_counted_every_number_stays_finite(plan: list[tuple[Stretch, float, bool]]) -> None:
     arrays = run(plan)
     for name, values in arrays.items():
-        assert np.isfinite(values).all(), name
+        known = np.isfinite(values) | (name == "nu") & (values > 0)  # inf: nothing that is uncertain has been used
+        assert known.all(), name
     seen = numbers(arrays)
-    for values in (seen.log_e, seen.row_log_e, seen.fine, seen.gain, seen.tolerated, seen.margin, seen.stable_worse):
+    for values in (seen.log_e, seen.row_log_e, seen.fine, seen.phi, seen.tolerated, seen.margin, seen.stable_worse):
         assert np.isfinite(values).all()
+    assert (seen.missing >= 0).all()  # inf: never, at these rates
