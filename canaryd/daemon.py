@@ -27,8 +27,9 @@ from canaryd import __version__, telemetry, web, wiring
 from canaryd.config import Loaded, Settings, load_canaries, load_settings
 from canaryd.errors import CanarydError, LeaderError
 from canaryd.leader import StateLock
+from canaryd.measure import grid_floor
 from canaryd.policy import Canary
-from canaryd.reconcile import Reconciler, grid_floor
+from canaryd.reconcile import Reconciler
 
 if TYPE_CHECKING:
     from canaryd.adapters.sqlite_store import SqliteStore

@@ -6,51 +6,33 @@ owed is told. A save that loses its compare-and-swap moves nothing. Time is pass
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
-from itertools import pairwise
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 
-import numpy as np
 import structlog
 
-from canaryd import counts, plan, records
-from canaryd.errors import CanarydError, ConflictError, FenceError, NotifyError, RouteError, SourceError, WorkloadError
-from canaryd.judge import Subject, judge
+from canaryd import plan, records
+from canaryd.errors import CanarydError, ConflictError, FenceError, NotifyError, RouteError, WorkloadError
+from canaryd.measure import Case, Measurer
 from canaryd.model import (
-    Arm,
     Decision,
     DecisionKind,
-    Evidence,
-    Floats,
     HookState,
     HookStatus,
-    Judgement,
     Observation,
     Phase,
-    Reading,
     RolloutState,
     RouteView,
     Stored,
-    Stretch,
-    WorkloadView,
 )
 from canaryd.policy import Canary
-from canaryd.ports import CountsAnswer, CountsQuery, Ports
-from canaryd.stats import evidence as tests
-from canaryd.stats import history
-from canaryd.stats.edges import NO_EDGES
-from canaryd.stats.evidence import Item, Rules
+from canaryd.ports import Ports
 
 log = structlog.get_logger("canaryd.reconcile")
 
-HISTORY_INTERVALS = 20  # of stable's past, read when a rollout begins
-HOUR = timedelta(hours=1)
-MOST_HOURS = 14 * 24  # of the past that is asked for
-MOST_POINTS = 500  # instants asked for at once; a longer absence becomes one long stretch
 PASSES = 5  # decisions in one tick, for phases that follow each other at once
-SCORED_PHASES = (Phase.PROGRESSING, Phase.PAUSED, Phase.PROMOTING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,32 +47,12 @@ class Outcome:
     failed: str = ""  # why nothing could be saved or routed
 
 
-@dataclass(slots=True)
-class _Case:
+@dataclass(slots=True, kw_only=True)
+class _Case(Case):
     """One canary during one tick."""
 
-    canary: Canary
     stored: Stored
-    state: RolloutState  # as loaded, or the initial one
-    route: RouteView | None = None
-    workloads: WorkloadView | None = None
     hook: HookState | None = None
-    trouble: list[str] = field(default_factory=list)
-    readings: tuple[Reading, ...] = ()
-    unseen: str = ""
-    note: str = ""
-    started: Mapping[str, datetime] = field(default_factory=dict)
-    past: tuple[Stretch, ...] = ()
-    measured: bool = False
-    evidence: Evidence | None = None
-    scored: timedelta = timedelta(0)
-    judgement: Judgement | None = None
-
-
-def grid_floor(at: datetime, interval: timedelta) -> datetime:
-    """The last instant of the epoch-aligned grid at or before `at`; the same for every replica and every replay."""
-    whole, step = round(at.timestamp() * 1_000_000), round(interval.total_seconds() * 1_000_000)
-    return datetime.fromtimestamp((whole - whole % step) / 1_000_000, tz=UTC)
 
 
 class Reconciler:
@@ -98,6 +60,7 @@ class Reconciler:
 
     def __init__(self, ports: Ports, *, workers: int = 8) -> None:
         self.ports = ports
+        self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
 
     def close(self) -> None:
@@ -109,12 +72,13 @@ class Reconciler:
         for canary in canaries:
             try:
                 stored = self.ports.store.load(canary.name)
-                cases.append(_Case(canary, stored, stored.state or plan.initial(canary)))
+                state = stored.state or plan.initial(canary)
+                cases.append(_Case(canary=canary, stored=stored, state=state))
             except CanarydError as e:
                 outcomes.append(self._failed(canary, str(e)))
         list(self._pool.map(self._look_guarded, cases))
         if measure:
-            self._measure([c for c in cases if c.state.phase.is_active], now)
+            self._measurer.measure([c for c in cases if c.state.phase.is_active], now)
         return [*outcomes, *(self._guarded(case, now) for case in cases)]
 
     def tell(self) -> int:
@@ -170,127 +134,6 @@ class Reconciler:
         except RouteError as e:
             case.trouble.append(str(e))
             return None
-
-    def _measure(self, cases: list[_Case], now: datetime) -> None:
-        """Counters of all rollouts under way in one call, then the tests of all of them together."""
-        queries = [q for q in (self._query(case, now) for case in cases) if q is not None]
-        answers: Mapping[str, CountsAnswer] = {}
-        try:
-            if queries:
-                answers = self.ports.metrics.read(queries)
-        except SourceError as e:
-            for case in cases:
-                case.unseen = case.unseen or str(e)
-        asked = {q.canary: q for q in queries}
-        for case in cases:
-            query = asked.get(case.canary.name)
-            if query is not None:
-                case.measured = True
-                self._take(case, query, answers.get(case.canary.name))
-            elif case.unseen:
-                case.measured = True
-        self._learn(cases)
-        self._judge([c for c in cases if c.measured])
-
-    def _query(self, case: _Case, now: datetime) -> CountsQuery | None:
-        """The instants to be read now, or nothing when there is no new one yet."""
-        source, spec, state = self.ports.metrics, case.canary.spec, case.state
-        held = state.evidence
-        newest = (held.ahead or held.through) if held else None
-        if newest is not None and now < newest:
-            case.unseen = f"the clock went back: it says {now:%H:%M:%S}, but counted is up to {newest:%H:%M:%S} UTC"
-            return None
-        if not source.remembers:
-            if now == newest:
-                return None
-            points: tuple[datetime, ...] = (now,)
-        else:
-            end = grid_floor(now - source.lag, spec.interval)
-            if newest is not None and end <= newest:
-                return None
-            first = end - HISTORY_INTERVALS * spec.interval
-            if held is not None:  # with one more interval before, where an interval is judged with its neighbours
-                first = held.through - (timedelta(0) if source.simultaneous else spec.interval)
-            n = (end - first) // spec.interval
-            steps = range(max(n - MOST_POINTS, 0) + 1, n + 1)
-            points = (first, *(first + i * spec.interval for i in steps))
-        return CountsQuery(
-            canary=case.canary.name,
-            namespace=case.canary.metadata.namespace,
-            stable=state.stable,
-            canary_workload=state.canary,
-            points=points,
-            step=spec.interval,
-            source=spec.source,
-            durations=any(m.kind == "latency" for m in spec.metrics),
-        )
-
-    def _take(self, case: _Case, query: CountsQuery, answer: CountsAnswer | None) -> None:
-        """Readings, from the watermark on. Nothing newer than the watermark means blind, not calm."""
-        if answer is None:
-            case.unseen = case.unseen or "the source gave no answer"
-            return
-        kept, case.note = case.state.evidence, answer.note
-        readings = answer.readings
-        if not self.ports.metrics.remembers and kept is not None:
-            readings = (*kept.last, *readings)
-        newest = readings[-1].at if readings else None
-        before = (kept.ahead or kept.through) if kept else None
-        if newest is None or (before is not None and newest <= before):
-            names = f"{query.stable} or {query.canary_workload}"
-            case.unseen = f"no counters of {names}" + (f" since {before:%H:%M:%S} UTC" if before else "")
-            return
-        case.readings, case.started = readings, answer.started
-        if kept is None and self.ports.metrics.remembers and case.canary.spec.history:
-            case.past = self._past(case, query)
-
-    def _past(self, case: _Case, query: CountsQuery) -> tuple[Stretch, ...]:
-        """Stable's pods of the last days, hour by hour; without them the comparison is only more careful."""
-        end = grid_floor(query.points[-1], HOUR)
-        hours = min(int(case.canary.spec.history / HOUR), MOST_HOURS)
-        points = tuple(end - (hours - i) * HOUR for i in range(hours + 1))
-        try:
-            answer = self.ports.metrics.read([replace(query, points=points, step=HOUR)])[query.canary]
-        except SourceError as e:
-            case.note = f"the past could not be read: {e}"
-            return ()
-        classes = counts.Classes.of(case.canary.spec)
-        return tuple(counts.stretch(a, b, classes) for a, b in pairwise(answer.readings) if b.at - a.at == HOUR)
-
-    # ── believe ──────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _learn(self, cases: list[_Case]) -> None:
-        """Bring every rollout's evidence up to its newest reading; round k takes the k-th stretch of each."""
-        work = [(case, _Intake(case, self.ports)) for case in cases if case.readings]
-        rounds = max((len(intake.stretches) for _, intake in work), default=0)
-        for k in range(rounds):
-            active = [intake for _, intake in work if k < len(intake.stretches)]
-            updated = tests.update([intake.item(k) for intake in active])
-            for intake, arrays in zip(active, updated, strict=True):
-                intake.arrays = arrays
-        for case, intake in work:
-            case.evidence, case.scored = intake.result()
-
-    def _judge(self, cases: list[_Case]) -> None:
-        subjects = []
-        for case in cases:
-            held = case.evidence or case.state.evidence
-            arrays = held.arrays if held and held.arrays else tests.empty(NO_EDGES, len(case.canary.spec.steps))
-            subjects.append(
-                Subject(
-                    spec=case.canary.spec,
-                    arrays=arrays,
-                    edges=held.edges if held and held.arrays else NO_EDGES,
-                    step=max(case.state.step, 0),
-                    weight=case.state.weight,
-                    unseen=case.unseen,
-                    canary=case.state.canary,
-                    stable=case.state.stable,
-                    note=case.note,
-                )
-            )
-        for case, judgement in zip(cases, judge(subjects), strict=True):
-            case.judgement = judgement
 
     # ── decide, save, route ──────────────────────────────────────────────────────────────────────────────────
 
@@ -391,129 +234,6 @@ class Reconciler:
             log.warning("not routed", canary=case.canary.name, weight=state.weight, error=str(e))
             return False
         return True
-
-
-# ── one canary's intake of readings ──────────────────────────────────────────────────────────────────────────
-
-
-class _Intake:
-    """Turns the readings of one tick into stretches and carries the evidence through them.
-
-    Where the arms are not read at the same moment, a stretch is judged with its neighbours (the scrape-phase guard):
-    the newest one waits until the next is known. It is bake time all the same.
-    """
-
-    def __init__(self, case: _Case, ports: Ports) -> None:
-        self.case, spec = case, case.canary.spec
-        held = case.state.evidence
-        self.rules, self.source = Rules.of(spec), ports.metrics
-        self.pods: dict[str, datetime] = dict(held.pods) if held else {}
-        self.intervals = held.intervals if held else 0
-        found = list(self._stretches(counts.Classes.of(spec)))
-        self.first = sum(held is not None and s.end <= held.through for s in found)  # those before are context
-        self.all = found
-        self.stretches = found[self.first : None if self.source.simultaneous else -1]
-        known = held.ahead if held else None
-        fresh = [s for s in found[self.first :] if (known is None or s.end > known) and self._counts(s)]
-        self.gained = sum((min(s.end - s.start, spec.interval) for s in fresh), timedelta(0))
-        self.arrays, self.edges = self._arrays(held)
-        self.stable_pods, self.canary_pods = self._told_apart(held)
-        self.arrays = tests.with_pods(self.arrays, len(self.stable_pods), len(self.canary_pods))
-        self._remember()
-
-    def _stretches(self, classes: counts.Classes) -> Iterable[Stretch]:
-        readings, warm_up = self.case.readings, self.case.canary.spec.warm_up
-        started = {**self.case.started, **(self.case.workloads.started if self.case.workloads else {})}
-        for before, after in pairwise(readings):
-            if after.at <= before.at:
-                continue
-            for arm in Arm:
-                fresh = counts.pods(after, arm) - self.pods.keys()
-                if arm is Arm.STABLE:  # those that were there already are not warming up
-                    fresh -= counts.pods(before, arm) or fresh
-                self.pods.update(dict.fromkeys(fresh, before.at))
-            yield counts.stretch(before, after, classes, first_seen=self.pods, warm_up=warm_up, started=started)
-
-    def _arrays(self, held: Evidence | None) -> tuple[tests.Arrays, Floats]:
-        """The arrays so far; fresh ones when there are none, or when latency or the plan changed under them."""
-        gates = len(self.case.canary.spec.steps)
-        found = next((s.edges for s in self.all if len(s.edges)), NO_EDGES)
-        if held is None or not held.arrays:
-            return tests.empty(found, gates), found
-        replan = held.arrays["fine"].shape[1] != gates
-        first_edges = len(held.edges) == 0 and len(found) > 0
-        if not replan and not first_edges:
-            return dict(held.arrays), held.edges
-        if replan:
-            self.case.trouble.append("the plan changed: evidence starts again")
-        fresh = tests.empty(found, gates, len(held.stable_pods), len(held.canary_pods))
-        fresh["clock"][:] = held.arrays["clock"]
-        fresh["clock"][:2] = 0.0  # intervals and epochs
-        self.intervals = 0
-        return fresh, found
-
-    def _told_apart(self, held: Evidence | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        """The pods behind the arrays' pod axes: those known, then new ones while there is room."""
-        out = []
-        for arm, names in (("stable", held.stable_pods if held else ()), ("canary", held.canary_pods if held else ())):
-            seen = {pod for s in self.stretches for pod in getattr(s, arm).pods} - set(names)
-            out.append((*names, *sorted(seen))[: max(tests.MOST_PODS, len(names))])
-        return out[0], out[1]
-
-    def _remember(self) -> None:
-        """What the past says of differences between pods goes into the arrays, once."""
-        past = [s for s in self.case.past if s.stable.present]
-        pods = sorted({pod for s in past for pod in s.stable.pods})[: history.MOST_PODS]
-        if past and pods:
-            rows = [tests.pods_of(s, self.edges, tuple(pods)) for s in past]
-            self.arrays["past"][...] = history.learn(np.stack([x for x, _ in rows]), np.stack([n for _, n in rows]))
-
-    def _counts(self, stretch: Stretch) -> bool:
-        """Whether a stretch is evidence: the desired weight was in the route, unchanged, for all of it."""
-        state, route = self.case.state, self.case.route
-        if state.phase not in SCORED_PHASES or state.routed is None or route is None or route.weight != state.weight:
-            return False
-        return stretch.start >= state.routed + self.source.settle
-
-    def item(self, k: int) -> Item:
-        stretch, at = self.stretches[k], self.first + k
-        scored = self._counts(stretch) and self.arrays["long"][1, 0] > 0  # nobody bets without a past
-        self.intervals += scored
-        around: tuple[Stretch | None, Stretch | None] = (None, None)
-        if not self.source.simultaneous:
-            around = (self.all[at - 1] if at else None, self.all[at + 1])
-        return Item(
-            self.arrays,
-            self.edges,
-            self.rules,
-            stretch,
-            self.case.state.weight / 100,
-            bool(scored),
-            around,
-            self.stable_pods,
-            self.canary_pods,
-        )
-
-    def result(self) -> tuple[Evidence, timedelta]:
-        readings, held = self.case.readings, self.case.state.evidence
-        through = self.stretches[-1].end if self.stretches else held.through if held else readings[0].at
-        present = {key.pod for key in readings[-1].counters}
-        past = [r for r in readings if r.at <= through][-1 if self.source.simultaneous else -2 :]
-        kept = (*past, *(r for r in readings if r.at > through))
-        return (
-            Evidence(
-                through=through,
-                ahead=readings[-1].at,
-                edges=self.edges,
-                arrays=self.arrays,
-                intervals=self.intervals,
-                pods={pod: at for pod, at in self.pods.items() if pod in present},
-                stable_pods=self.stable_pods,
-                canary_pods=self.canary_pods,
-                last=() if self.source.remembers else kept,
-            ),
-            self.gained,
-        )
 
 
 # ── small pieces ─────────────────────────────────────────────────────────────────────────────────────────────
