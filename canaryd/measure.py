@@ -280,8 +280,8 @@ class _Intake:
 
     def item(self, k: int) -> Item:
         stretch, at = self.stretches[k], self.first + k
-        scored = self._counts(stretch) and self.arrays["long"][1, 0] > 0  # nobody bets without a past
-        self.intervals += scored
+        scored = bool(self._counts(stretch) and self.arrays["long"][1, 0] > 0)  # nobody bets without a past
+        self.intervals += int(scored)
         around: tuple[Stretch | None, Stretch | None] = (None, None)
         if not self.source.simultaneous:
             around = (self.all[at - 1] if at else None, self.all[at + 1])
@@ -291,7 +291,7 @@ class _Intake:
             self.rules,
             stretch,
             self.case.state.weight / 100,
-            bool(scored),
+            scored,
             around,
             self.stable_pods,
             self.canary_pods,
