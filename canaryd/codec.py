@@ -6,13 +6,15 @@ fit is a StoreError that names the field; nothing is guessed. Pure: no clock, no
 
 Forms: times as ISO 8601 in UTC with microseconds; spans as seconds (exact for spans below a century); enums by value;
 floats as numbers, "nan", "inf" or "-inf"; tuples as lists; float64 arrays bit by bit as {"shape", "f8"} (base64, little
-endian); a Reading with one row for each family of counters; Mapping[str, Any] as it is, but null for a number that is
-not finite.
+endian) or, where that is shorter, {"shape", "z"} (the same bytes through zlib); a Reading with one row for each family
+of counters; Mapping[str, Any] as it is, but null for a number that is not finite. What is read never grows beyond
+MOST_NUMBERS in an array and MOST_ARRAYS in a mapping, whatever was compressed into it.
 """
 
 from __future__ import annotations
 
 import math
+import zlib
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields, is_dataclass
@@ -28,6 +30,9 @@ from canaryd.errors import StoreError
 from canaryd.model import Arm, CounterKey, Floats, RolloutState
 
 T = TypeVar("T")
+
+MOST_NUMBERS = 2**16  # of one compressed array; the largest of a rollout has a few thousand
+MOST_ARRAYS = 64  # of one mapping
 
 
 def encode(value: Any, hint: Any = None) -> Any:
@@ -171,17 +176,40 @@ def _enum(kind: type[StrEnum]) -> _Coder:
 def _array_out(value: Any) -> dict[str, Any]:
     if not isinstance(value, np.ndarray) or value.dtype != np.float64:
         raise _expected("a float64 array", value)
-    return {"shape": list(value.shape), "f8": b64encode(value.astype("<f8", copy=False).tobytes()).decode("ascii")}
+    data = value.astype("<f8", copy=False).tobytes()
+    packed = zlib.compress(data, 9) if value.size <= MOST_NUMBERS else data
+    name, data = ("z", packed) if len(packed) < len(data) else ("f8", data)
+    return {"shape": list(value.shape), name: b64encode(data).decode("ascii")}
 
 
 def _array_back(value: Any) -> Floats:
     try:
-        shape, data = value["shape"], b64decode(value["f8"], validate=True)
+        shape = value["shape"]
         if all(type(n) is int and n >= 0 for n in shape):  # reshape refuses what does not match, but takes -1
+            data = b64decode(value["z" if "z" in value else "f8"], validate=True)
+            if "z" in value:
+                data = _unpacked(data, 8 * math.prod(shape))
             return np.frombuffer(data, dtype="<f8").astype(np.float64).reshape(shape)
-    except (TypeError, KeyError, ValueError, OverflowError):
+    except (TypeError, KeyError, ValueError, OverflowError, zlib.error):
         pass
-    raise _expected('an array as {"shape": [...], "f8": base64 of that many float64}', value)
+    raise _expected('an array as {"shape": [...], "f8" or "z": base64 of that many float64}', value)
+
+
+def _unpacked(data: bytes, size: int) -> bytes:
+    """Exactly `size` bytes out of zlib's, never using more memory than that. Raises ValueError for another number."""
+    if size > 8 * MOST_NUMBERS:
+        raise ValueError("too large")
+    reader = zlib.decompressobj()
+    out = reader.decompress(data, size + 1)  # one more than wanted tells whether there is more
+    if len(out) != size or not reader.eof or reader.unused_data:
+        raise ValueError("another size")
+    return out
+
+
+def _arrays_back(value: Any) -> dict[str, Floats]:
+    if isinstance(value, Mapping) and len(value) > MOST_ARRAYS:
+        raise _expected(f"at most {MOST_ARRAYS} arrays", f"{len(value)} arrays")
+    return _members(value, str, _array_back)
 
 
 def _plain(value: Any) -> Any:
@@ -322,6 +350,8 @@ def _compile(hint: Any) -> _Coder:
         return _sequence(arguments)
     if origin is Mapping and arguments[0] is CounterKey:
         return _Coder(_counters_out, _counters_back)
+    if origin is Mapping and get_origin(arguments[1]) is np.ndarray:
+        return _Coder(lambda v: _members(v, str, _array_out), _arrays_back)
     if origin is Mapping and arguments[0] is str:
         value = _coder(arguments[1])
         return _Coder(lambda v: _members(v, str, value.out), lambda v: _members(v, str, value.back))

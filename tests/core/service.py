@@ -12,6 +12,7 @@ import numpy as np
 
 from canaryd.model import ArmCounts, Floats, Stretch
 from canaryd.policy import Spec, parse_canary
+from canaryd.simulation import traffic
 from canaryd.stats.evidence import Arrays, Item, Rules, empty, update
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -89,7 +90,44 @@ def history(service: Service, intervals: int = 6) -> list[tuple[Stretch, float, 
 
 
 def run(plan: Plan, edges: Floats = FOUR_EDGES, by: Rules = RULES, arrays: Arrays | None = None) -> Arrays:
-    now = arrays or empty(edges, len(by.gates))
+    pods = [tuple(sorted({p for s, *_ in plan for p in getattr(s, arm).pods})) for arm in ("stable", "canary")]
+    now = arrays or empty(edges, len(by.gates), *map(len, pods))
     for stretch, weight, scored in plan:
-        (now,) = update([Item(now, edges, by, stretch, weight, scored)])
+        (now,) = update([Item(now, edges, by, stretch, weight, scored, (None, None), *pods)])
     return now
+
+
+def simulated(seed: int = 1, intervals: int = 100, past: int = 20, weight: float = 0.25) -> Plan:
+    """Realistic traffic of 10 stable and 10 canary pods with all of Istio's edges; the canary is as good as stable."""
+    pods = {"stable_pods": 10, "canary_pods": round(10 / weight)}  # 10 run at the weight
+    noise = {"pods_failures": 0.05, "pods_latency": 0.03, "shock_failures": 0.3, "shock_latency": 0.1}
+    scenario = traffic.Scenario(**pods, **noise)
+    service = traffic.Service(scenario, 1, seed)
+    plan = []
+    for i in range(past + intervals):
+        share = weight if i >= past else 0.0
+        o = service.step(share)
+        start = START + i * timedelta(seconds=scenario.interval)
+        arms = (arm_of("s", o.n_s[0], o.x_s[0], o.h_s[0]), arm_of("c", o.n_c[0], o.x_c[0], o.h_c[0]))
+        end = start + timedelta(seconds=scenario.interval)
+        plan.append((Stretch(start, end, *arms, edges=traffic.EDGES_MS), share, share > 0))
+    return plan
+
+
+def arm_of(name: str, n: Floats, x: Floats, h: Floats) -> ArmCounts:
+    """One arm of simulated pods: n requests, x failures (pods,), h durations per bucket (pods, edges + 1)."""
+    ran = n > 0
+    n, x, h = n[ran], x[ran], h[ran]
+    slower = h.sum(-1, keepdims=True) - np.cumsum(h, -1)[:, :-1]
+    return ArmCounts(
+        present=True,
+        requests=float(n.sum()),
+        failures=float(x.sum()),
+        timed=float(h.sum()),
+        slower=slower.sum(0),
+        pods=tuple(f"{name}-{i}" for i in range(len(n))),
+        pod_requests=n,
+        pod_failures=x,
+        pod_timed=h.sum(-1),
+        pod_slower=slower,
+    )

@@ -6,6 +6,8 @@ import base64
 import dataclasses
 import inspect
 import json
+import tracemalloc
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from canaryd import model
-from canaryd.codec import decode, decode_state, encode, encode_state
+from canaryd.codec import MOST_ARRAYS, decode, decode_state, encode, encode_state
 from canaryd.errors import StoreError
 from canaryd.model import (
     Action,
@@ -129,6 +131,48 @@ def test_arrays_are_written_little_endian_so_that_any_machine_reads_them() -> No
     assert base64.b64decode(encode(Evidence(NOW, edges=np.array([1.0])))["edges"]["f8"]) == b"\x00" * 6 + b"\xf0\x3f"
 
 
+def test_an_array_is_compressed_where_that_is_shorter_and_read_in_either_form() -> None:
+    zeros, noise = np.zeros((5, 20, 10)), np.random.default_rng(1).normal(size=40)
+    written = through_json(encode(Evidence(NOW, arrays={"zeros": zeros, "noise": noise})))["arrays"]
+    assert set(written["zeros"]) == {"shape", "z"}
+    assert len(written["zeros"]["z"]) < 100
+    assert set(written["noise"]) == {"shape", "f8"}
+    plain = {"shape": [5, 20, 10], "f8": base64.b64encode(zeros.tobytes()).decode()}
+    for form in (written["zeros"], plain):
+        assert same(decode(Evidence, {"through": AT, "arrays": {"a": form}}).arrays["a"], zeros)
+
+
+def packed(data: bytes, *shape: int) -> dict[str, Any]:
+    return {"shape": list(shape), "z": base64.b64encode(zlib.compress(data, 9)).decode()}
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [
+        pytest.param(packed(b"\0" * 10**7, 1), id="more-than-its-shape-says"),
+        pytest.param(packed(b"\0" * 10**7, 1_250_000), id="more-than-any-array-has"),
+        pytest.param(packed(b"\0" * 8, 2), id="less-than-its-shape-says"),
+        pytest.param(packed(b"\0" * 8, 2**70), id="impossible-shape"),
+        pytest.param({"shape": [1], "z": packed(b"\0" * 8, 1)["z"][:-8]}, id="cut-short"),
+        pytest.param({"shape": [1], "z": base64.b64encode(zlib.compress(b"\0" * 8) + b"more").decode()}, id="appendix"),
+        pytest.param({"shape": [1], "z": "AAAA"}, id="no-zlib"),
+        pytest.param({"shape": [1], "z": 3}, id="no-text"),
+    ],
+)
+def test_a_compressed_array_never_grows_beyond_what_it_says(hostile: dict[str, Any]) -> None:
+    tracemalloc.start()
+    with pytest.raises(StoreError, match=r"evidence\.arrays\.a"):
+        decode_state({"evidence": {"through": AT, "arrays": {"a": hostile}}})
+    assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    tracemalloc.stop()
+
+
+def test_many_small_arrays_do_not_add_up_to_a_large_state() -> None:
+    arrays = {str(i): packed(b"\0" * 8, 1) for i in range(MOST_ARRAYS + 1)}
+    with pytest.raises(StoreError, match=r"evidence\.arrays: expected at most 64 arrays"):
+        decode_state({"evidence": {"through": AT, "arrays": arrays}})
+
+
 def test_a_fresh_state_is_written_as_nothing_at_all() -> None:
     assert encode_state(RolloutState()) == {}
     assert same(decode_state({}), RolloutState())
@@ -213,6 +257,7 @@ def test_what_does_not_fit_is_a_store_error_that_names_the_field(saved: Any, fie
 
 
 FLOAT32: Any = np.zeros(2, np.float32)
+WRONG_KEY: Any = Reading(NOW, {"n": 1.0})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
@@ -227,7 +272,7 @@ FLOAT32: Any = np.zeros(2, np.float32)
         pytest.param(RolloutState(answered=["a"]), "answered", id="list-for-a-tuple"),  # type: ignore[arg-type]
         pytest.param(RolloutState(latest=[]), "latest", id="list-for-a-body"),  # type: ignore[arg-type]
         pytest.param(RolloutState(hook=Evidence(NOW)), "hook", id="another-noun"),  # type: ignore[arg-type]
-        pytest.param(RolloutState(evidence=Evidence(NOW, last=(Reading(NOW, {"n": 1.0}),))), "last.0.counters", id="key"),  # type: ignore[dict-item]
+        pytest.param(RolloutState(evidence=Evidence(NOW, last=(WRONG_KEY,))), "last.0.counters", id="key"),
         pytest.param(RolloutState(evidence=Evidence(NOW, last=(Reading(NOW, []),))), "last.0.counters", id="counters"),  # type: ignore[arg-type]
         pytest.param(RolloutState(latest={3: 4}), "latest", id="number-as-a-key"),  # type: ignore[dict-item]
         pytest.param(RolloutState(phase="Idle"), "phase", id="text-for-an-enum"),  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from service import FOUR_EDGES, RULES, START, TEN, Service, history, rules, run
+from service import FOUR_EDGES, RULES, START, TEN, Service, history, rules, run, simulated
 
 from canaryd.adapters.memory import EDGES_MS
 from canaryd.codec import decode, encode
@@ -353,11 +353,20 @@ def test_a_daemon_that_was_restarted_goes_on_bit_by_bit(cut: int) -> None:
     same(run(plan[cut:], back.edges, RULES, arrays), run(plan))
 
 
-def test_the_state_of_a_rollout_with_19_edges_and_5_gates_fits_in_16_kilobytes() -> None:
-    by = rules(steps=[5, 10, 25, 50, 100])
-    arrays = run(whole_rollout(6, ISTIO), ISTIO, by)
-    assert sum(v.nbytes for v in arrays.values()) <= 17_000
-    assert len(json.dumps(encode(Evidence(through=START, edges=ISTIO, arrays=arrays)))) <= 16 * 1024
+def test_the_state_of_a_rollout_with_19_edges_5_gates_and_20_pods_fits_in_16_kilobytes() -> None:
+    by = rules(steps=[5, 10, 25, 50, 100], interval="30s")
+    arrays = run(simulated(), ISTIO, by)
+    pods = {f"api-{arm}-6d4cf56db6-x{i:04d}": START for arm in "sc" for i in range(10)}
+    stable, canary = (tuple(p for p in pods if f"-{arm}-" in p) for arm in "sc")
+    held = Evidence(
+        START, ISTIO, arrays, intervals=100, pods=pods, stable_pods=stable, canary_pods=canary, ahead=START + TEN
+    )
+    text = json.dumps(encode(held))
+    assert clock(arrays, "intervals") == 100
+    assert (arrays["served"] > 0).sum() == 10
+    assert (arrays["pods_c"][0] > 0).sum() == 10
+    assert len(text) <= 16 * 1024
+    same({k: np.asarray(v) for k, v in decode(Evidence, json.loads(text)).arrays.items()}, arrays)
 
 
 # ── what counts and when ─────────────────────────────────────────────────────────────────────────────────────
