@@ -9,7 +9,7 @@ REPORTS := .cache/reports
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-fast test-parts cover check format mutate bench parts lock venv-demo venv-test clean
+.PHONY: help demo test test-fast test-parts cover check format mutate bench simulate parts lock venv-demo venv-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ mutate: venv-test ## break the core on purpose in named ways; every one must mak
 
 bench: venv-test ## measure: help time, memory, idle CPU, decision to first request; read benchmarks/README.md
 	@$(BIN)/python benchmarks/run.py
+
+simulate: venv-test ## every published simulation, about 30 min; writes docs/statistics-tables.md
+	@$(BIN)/python scripts/simulate.py
 
 parts: ## install what no Python package brings: Prometheus, bubblewrap (Debian and Ubuntu)
 	@scripts/parts

@@ -36,6 +36,12 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "retry": ("say", "retry", "Try a rolled back revision again."),
     "skip": ("say", "skip", "Promote without further judging."),
     "wait": ("wait", "wait", "Wait until a rollout ends."),
+    "power": ("power", "power", "Say before a release what will be found, and in how long."),
+    "null-simulation": (
+        "null_simulation",
+        "null_simulation",
+        "Check by simulation how often good canaries are rolled back.",
+    ),
     "health": ("health", "health", "Ask a running canaryd whether it is well."),
     "completion": ("completion", "completion", "Print a script that completes commands, options and canary names."),
     "help": ("help", "show_help", "Help on a command or a topic, such as exit-codes."),

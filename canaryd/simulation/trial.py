@@ -16,6 +16,8 @@ from canaryd.stats.assess import Assessment, assess
 from canaryd.stats.evidence import Batch, Counts, Rules, advance
 
 HISTORY = 20  # intervals of stable alone before the canary
+_TOLD_APART = slice(2, 13)  # 5 ms to 10 s: no other edge is ever informative here, and rows cost time
+JUDGED_MS = EDGES_MS[_TOLD_APART]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +39,8 @@ class Panel:
         self.spec, self.scenario, self.r, self.guard = spec, scenario, copies, guard
         self.service = Service(scenario, copies, seed)
         rules = Rules.of(spec)
-        fresh = evidence.empty(EDGES_MS, len(spec.steps), scenario.stable_pods, scenario.canary_pods)
-        self.batch = Batch([fresh] * copies, [EDGES_MS] * copies, [rules] * copies)
+        fresh = evidence.empty(JUDGED_MS, len(spec.steps), scenario.stable_pods, scenario.canary_pods)
+        self.batch = Batch([fresh] * copies, [JUDGED_MS] * copies, [rules] * copies)
         if past_pods:
             self.batch.a["past"][:] = np.moveaxis(past(scenario, copies, past_pods, seed + 1), 0, 1)
         self.before: Interval | None = None
@@ -84,7 +86,7 @@ class Panel:
 
 def _pods(n: Floats, x: Floats, h: Floats) -> tuple[Floats, Floats]:
     """(bad events, requests) of each pod over the rows, (R, pods, M)."""
-    slower = h.sum(-1, keepdims=True) - np.cumsum(h, -1)[..., :-1]
+    slower = h.sum(-1, keepdims=True) - np.cumsum(h, -1)[..., _TOLD_APART]
     rows = np.concatenate([x[..., None], slower], axis=-1)
     return rows, np.repeat(n[..., None], rows.shape[-1], axis=-1)
 
@@ -98,7 +100,7 @@ def past(scenario: Scenario, copies: int, pods: int, seed: int, hours: int = 6) 
     """What canaryd.stats.history learns from so many earlier pods, as many at a time as now, each some hours old."""
     hourly = replace(scenario, interval=3600.0, cold_slowdown=0.0, cold_failures=0.0, skew=0.0)
     m, eras = scenario.stable_pods, -(-pods // scenario.stable_pods)
-    rows = 1 + len(EDGES_MS)
+    rows = 1 + len(JUDGED_MS)
     x, n = np.zeros((2, copies, eras * hours, eras * m, rows))
     for era in range(eras):
         service = Service(hourly, copies, seed * 1000 + era)
@@ -137,10 +139,18 @@ def schedule(
 
 
 def closed_loop(
-    spec: Spec, scenario: Scenario, copies: int, seed: int, most: int = 480, dwell: int = 4, *, guard: bool = True
+    spec: Spec,
+    scenario: Scenario,
+    copies: int,
+    seed: int,
+    most: int = 480,
+    dwell: int = 4,
+    *,
+    guard: bool = True,
+    past_pods: int = 0,
 ) -> Result:
     """The rollout as the product runs it: steps on proof, rolls back on evidence, holds otherwise; 100 % promotes."""
-    panel = Panel(spec, scenario, copies, seed, guard=guard)
+    panel = Panel(spec, scenario, copies, seed, guard=guard, past_pods=past_pods)
     for _ in range(HISTORY):
         panel.learn(panel.service.step(0.0))
     weights = np.array([s.weight / 100 for s in spec.steps if s.weight < 100])
@@ -159,18 +169,18 @@ def closed_loop(
         numbers = panel.assess(step, w)
         bad = numbers.log_e >= -np.log(spec.alpha)
         back = np.where(going & bad, t, back)
-        passed = going & ~bad & (at_step >= dwell) & proven(panel, numbers, spec)
+        passed = going & ~bad & (at_step >= dwell) & proven(panel.batch, numbers, spec)
         promoted = np.where(passed & (step == len(weights) - 1), t, promoted)
         moved = passed & (step < len(weights) - 1)
         step, at_step = step + moved, np.where(moved, 0.0, at_step)
     return Result(back, promoted, failed, step)
 
 
-def proven(panel: Panel, numbers: Assessment, spec: Spec) -> NDArray[np.bool_]:
+def proven(batch: Batch, numbers: Assessment, spec: Spec) -> NDArray[np.bool_]:
     """Every critical row is proven acceptable, nothing hints at a regression, and stable is not in an outage."""
     need = -np.log(spec.beta)
     fine = np.array([all(numbers.fine[i, row] >= need for row in rows) for i, rows in enumerate(numbers.critical)])
-    calm = panel.batch.clock("outage") < evidence.OUTAGE_Z
+    calm = batch.clock("outage") < evidence.OUTAGE_Z
     return np.asarray(fine & calm & (numbers.log_e < -np.log(spec.alpha) / 2))
 
 
