@@ -6,14 +6,16 @@ The rules, per raw series (never `increase()`, which extrapolates and loses the 
   one histogram fall together, or those that have already grown past their old values would seem to miss requests;
 * new in the second reading: its whole value, when its exporter was already reporting in the first (the series was
   born in between, as the first 500 of a release is); otherwise nothing, it is only a new starting point;
-* gone in the second reading: nothing is known of its last moments and nothing is made up.
+* gone in the second reading: nothing is known of its last moments and nothing is made up;
+* a sum over pods that fell (only an operator's own query can be one): a pod restarted or left, nobody knows which, and
+  the sum is only a new starting point.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from math import inf
 
@@ -32,12 +34,18 @@ class Classes:
     failures: frozenset[str]  # "5xx" or "429"
     ignored_flags: frozenset[str]
     grpc_failures: frozenset[str]
+    queries: tuple[str, ...] = ()  # metrics of kind query, by name
 
     @classmethod
     def of(cls, spec: Spec) -> Classes:
         metric = next((m for m in spec.metrics if m.kind == "errors"), ErrorsMetric(name="errors", kind="errors"))
         assert isinstance(metric, ErrorsMetric)
-        return cls(frozenset(metric.failures), frozenset(metric.ignore_flags), frozenset(metric.grpc_failures))
+        return cls(
+            frozenset(metric.failures),
+            frozenset(metric.ignore_flags),
+            frozenset(metric.grpc_failures),
+            tuple(q.name for q in spec.queries()),
+        )
 
     def ignores(self, key: CounterKey) -> bool:
         """A client that left (code 0 with DC) or was rate limited says nothing about the version."""
@@ -67,12 +75,19 @@ def increments(before: Reading, after: Reading, fresh: Collection[str] = ()) -> 
     out: dict[CounterKey, float] = {}
     for key, value in after.counters.items():
         old = before.counters.get(key)
+        if key.name.startswith("gauge:") or (old is not None and value < old and _is_sum(key)):
+            continue
         if old is not None:
             again = key.name == "bucket" and (key.arm, key.exporter, key.pod) in restarted
             out[key] = value if again or value < old else value - old
         elif key.exporter in reporting or key.pod in fresh:
             out[key] = value
     return out
+
+
+def _is_sum(key: CounterKey) -> bool:
+    """An operator's own query without a pod: a sum over all pods of the arm."""
+    return key.name.startswith("query:") and not key.pod
 
 
 def stretch(
@@ -92,6 +107,9 @@ def stretch(
     edges = common_edges(grown, young)
     present = {key.arm for key in after.counters if key.name == "requests"}
     arms = {arm: _arm(grown, arm, classes, young, edges, present=arm in present) for arm in Arm}
+    if classes.queries:
+        names = {(key.arm, key.name) for key in after.counters}
+        arms = {arm: _queried(counts, grown, arm, names, classes.queries, young) for arm, counts in arms.items()}
     return Stretch(
         start=before.at, end=after.at, stable=arms[Arm.STABLE], canary=arms[Arm.CANARY], edges=np.array(edges)
     )
@@ -128,7 +146,7 @@ def _arm(
 ) -> ArmCounts:
     by_pod: defaultdict[str, _Pod] = defaultdict(_Pod)
     for key, n in grown.items():
-        if key.arm is not arm:
+        if key.arm is not arm or key.name not in ("requests", "bucket"):
             continue
         pod = by_pod[key.pod]
         if key.name == "bucket":
@@ -158,6 +176,39 @@ def _arm(
         pod_timed=pod_timed,
         pod_slower=pod_slower,
     )
+
+
+PARTS = ("failures", "total")  # of a query metric
+
+
+def _queried(
+    counts: ArmCounts,
+    grown: Mapping[CounterKey, float],
+    arm: Arm,
+    names: Collection[tuple[Arm, str]],
+    metrics: tuple[str, ...],
+    young: Collection[str],
+) -> ArmCounts:
+    """With what the operator's own queries counted. A metric of which a series is missing counts nothing at all."""
+    columns = {f"query:{metric}:{part}": (k, i) for k, metric in enumerate(metrics) for i, part in enumerate(PARTS)}
+    rows = {pod: i for i, pod in enumerate(counts.pods)}
+    total, by_pod = np.zeros((len(metrics), 2)), np.zeros((len(counts.pods), len(metrics), 2))
+    for key, n in grown.items():
+        if key.arm is arm and key.name in columns and key.pod not in young:
+            total[columns[key.name]] += n
+            if key.pod in rows:
+                by_pod[(rows[key.pod], *columns[key.name])] += n
+    unseen = {}
+    for k, metric in enumerate(metrics):
+        missing = [part for part in PARTS if (arm, f"query:{metric}:{part}") not in names]
+        if missing and counts.requests > 0:
+            unseen[metric] = f"no series of {' and '.join(missing)} for {arm}"
+        elif total[k, 0] > total[k, 1]:
+            unseen[metric] = f"more failures than in total were counted for {arm}"
+        if missing or metric in unseen:
+            total[k], by_pod[:, k] = 0.0, 0.0
+    by_pod[..., 0] = np.minimum(by_pod[..., 0], by_pod[..., 1])
+    return replace(counts, queries=total, pod_queries=by_pod, unseen=unseen)
 
 
 def slower(timed: float, within: list[float]) -> Floats:

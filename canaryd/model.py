@@ -69,7 +69,7 @@ class CounterKey(NamedTuple):
     arm: Arm
     exporter: str  # the process that keeps the counter; all its counters are reset together
     pod: str  # the unit that served the requests
-    name: str  # "requests" or "bucket"
+    name: str  # "requests", "bucket", "query:<metric>:failures", "query:<metric>:total" or "gauge:<metric>"
     code: str  # HTTP response code, "" for buckets
     flags: str  # Envoy response flags such as "UF" or "DC", "-" or "" when there are none; "" for buckets
     grpc: str  # gRPC status, "" when the request was not gRPC; "" for buckets
@@ -100,6 +100,9 @@ class ArmCounts:
     pod_failures: Floats = field(default_factory=lambda: np.zeros(0))  # (pods,)
     pod_timed: Floats = field(default_factory=lambda: np.zeros(0))  # (pods,)
     pod_slower: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # (pods, edges)
+    queries: Floats = field(default_factory=lambda: np.zeros((0, 2)))  # (query metrics by name, failures and total)
+    pod_queries: Floats = field(default_factory=lambda: np.zeros((0, 0, 2)))  # (pods, query metrics, failures and total)
+    unseen: Mapping[str, str] = field(default_factory=dict)  # query metric -> why it was not counted here
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,6 +190,7 @@ class Evidence:
     edges: Floats = field(default_factory=lambda: np.zeros(0))
     arrays: Mapping[str, Floats] = field(default_factory=dict)
     intervals: int = 0  # stretches scored
+    queries: tuple[str, ...] = ()  # metrics of kind query that the arrays' last rows stand for, by name
     pods: Mapping[str, datetime] = field(default_factory=dict)  # pods that came later: first seen, for the warm-up
     stable_pods: tuple[str, ...] = ()  # pods that the arrays' pod axes stand for, in their order
     canary_pods: tuple[str, ...] = ()

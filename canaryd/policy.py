@@ -307,6 +307,9 @@ _NAME = r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$"
 _NAME_WANTED = 'a name; use lower-case letters, digits and "-", with a letter or digit at both ends'
 Name = Annotated[str, AfterValidator(_shaped(_NAME, 63, _NAME_WANTED)), _schema(_NAME, 63)]
 Template = Annotated[str, Field(min_length=1, max_length=4096)]
+TEMPLATE_PLACES = ("workload", "namespace", "window")
+_PLACE = re.compile(r"\{\{([^{}]*)\}\}")
+_DIFFERENCES = re.compile(r"\b(rate|irate|increase|delta|idelta)\s*\(")
 
 _URL = r"^https?://[^\s/?#@]+([/?#][^\s]*)?$"
 
@@ -399,6 +402,15 @@ class ArmQueries(Document):
     stable: Template
     canary: Template
 
+    @field_validator("stable", "canary")
+    @classmethod
+    def _known_places(cls, value: str) -> str:
+        unknown = [place for place in _PLACE.findall(value) if place.strip() not in TEMPLATE_PLACES]
+        if unknown or "{{" in _PLACE.sub("", value):
+            what = said("{{" + (unknown[0] if unknown else ""))
+            raise ValueError(f"{what} cannot be filled in; use {{{{workload}}}}, {{{{namespace}}}} or {{{{window}}}}")
+        return value
+
 
 class GaugeMetric(_Metric):
     """A gauge per pod, such as memory or CPU per request."""
@@ -425,6 +437,15 @@ class QueryMetric(_Metric):
     total: ArmQueries
     tolerance: ToleranceText = Tolerance(relative=0.05, absolute=0.0002)
     margin: ToleranceText = Tolerance(relative=0.25)
+
+    @field_validator("failures", "total")
+    @classmethod
+    def _raw(cls, value: ArmQueries) -> ArmQueries:
+        for arm in ("stable", "canary"):
+            if found := _DIFFERENCES.search(getattr(value, arm)):
+                message = f"{found[1]}() is a difference; give the raw counters, canaryd counts between two looks itself"
+                raise MisfitError(((arm,), message))
+        return value
 
 
 Metric = Annotated[ErrorsMetric | LatencyMetric | GaugeMetric | QueryMetric, Field(discriminator="kind")]
@@ -619,8 +640,8 @@ class Spec(Document):
                 wrong.append(((i, "kind"), f"a second metric of kind {said(metric.kind)}; one counts everything"))
         if wrong:
             raise MisfitError(*wrong)
-        if not any(m.kind in ("errors", "latency") for m in value):
-            raise ValueError("no metric of kind errors or latency; nothing would ever be proven")
+        if not any(m.kind in ("errors", "latency", "query") for m in value):
+            raise ValueError("no metric of kind errors, latency or query; nothing would ever be proven")
         return value
 
     @field_validator("interval")
@@ -660,6 +681,14 @@ class Spec(Document):
         if first == second:
             wrong.append((at, f"both pools use the cluster {said(first)}; they need two"))
         return wrong
+
+    def queries(self) -> tuple[QueryMetric, ...]:
+        """Metrics of kind query, by name: their order in the document means nothing."""
+        return tuple(sorted((m for m in self.metrics if isinstance(m, QueryMetric)), key=lambda m: m.name))
+
+    def gauges(self) -> tuple[GaugeMetric, ...]:
+        """Metrics of kind gauge, by name."""
+        return tuple(sorted((m for m in self.metrics if isinstance(m, GaugeMetric)), key=lambda m: m.name))
 
     def bake(self, step: int) -> timedelta:
         """Least evidence time at a step."""

@@ -10,8 +10,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from canaryd.model import HookState, Override, Reading, Record, Release, RolloutState, RouteView, Stored, WorkloadView
+from canaryd.model import Arm, HookState, Override, Reading, Record, Release, RolloutState, RouteView, Stored, WorkloadView
 from canaryd.policy import Canary, ErrorSource, Hook, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """A question in the operator's own words, whose series become readings of one arm."""
+
+    metric: str  # of the Canary
+    name: str  # CounterKey.name of the answer: "query:<metric>:failures", "query:<metric>:total" or "gauge:<metric>"
+    arm: Arm
+    text: str  # PromQL with {{workload}}, {{namespace}} and {{window}} to be filled in
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,7 @@ class CountsQuery:
     step: timedelta
     source: ErrorSource  # names of the counters
     durations: bool = True  # buckets wanted, too
+    templates: tuple[Template, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +46,7 @@ class CountsAnswer:
     readings: tuple[Reading, ...]  # ascending; only instants at which at least one series was there
     note: str = ""  # something a person should know: "no _bucket series but _count: native histograms"
     started: Mapping[str, datetime] = field(default_factory=dict)  # pod -> start, where the source knows
+    unseen: Mapping[str, str] = field(default_factory=dict)  # metric -> why its templates could not be answered
 
 
 class MetricSource(Protocol):
@@ -59,6 +71,10 @@ class MetricSource(Protocol):
 
         A series that does not exist is left out; it never becomes a zero. Values that are NaN, infinite or negative
         are left out too. Duplicates (the same key) are given once. An instant without any series is left out.
+        Templates are evaluated at the same instants, in one request for each; a series is its pod's (label `pod`, else
+        `instance`, else "" for all pods in one), and all that a metric counts of a pod has one `exporter`, that no other
+        metric has. A template that cannot be answered takes its whole metric out of the answer, with the reason in
+        `unseen`, and nothing else: the mistake of one operator blinds nobody else.
         Each reading comes from one server in one answer; all instants of one answer come from the same server.
         Raises SourceError when the question could not be answered (no connection, time-out, HTTP error, an answer
         that is not understood, an answer that the server itself calls partial), never an empty answer instead.

@@ -77,7 +77,9 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
     gain = _gain(rates, margin_r[..., 0], margin_d[at], np.asarray(weights))
     raw_needed = needed_for(-np.log(batch.per("beta"))[:, None], a["phi"][:, 0], a["nu"][:, 0])
     with np.errstate(divide="ignore", invalid="ignore"):
-        missing = np.where(gain > 0, np.maximum(raw_needed - a["fine"][at], 0.0) / gain, np.inf)
+        per_canary_request = gain * batch.per_request()
+        left = np.maximum(raw_needed - a["fine"][at], 0.0)
+        missing = np.where(per_canary_request > 0, left / per_canary_request, np.inf)
     r, d = batch.tolerance()
     rate_c, rate_s, shown = _shown(batch)
     return Assessment(
@@ -92,7 +94,7 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
         pods=np.stack([(a["served"] > 0).sum(1), (a["pods_c"][:, 0] > 0).sum(1)], axis=1).astype(np.float64),
         past_freedom=a["past"][:, 1],
         outage=batch.clock("outage"),
-        critical=[_critical(rates[i], a["usable"][i] > 0) for i in range(len(rates))],
+        critical=[_critical(rates[i], a["usable"][i] > 0, batch.query[i]) for i in range(len(rates))],
         rate_c=rate_c,
         rate_s=rate_s,
         n_c=a["total"][..., 1],
@@ -119,22 +121,28 @@ def _row_evidence(batch: Batch) -> Floats:
 
 
 def _row_weights(batch: Batch) -> Floats:
-    """(C, M) log weights; a family that is not judged leaves its weight to the other, as does one without rows."""
+    """(C, M) log weights; a family that is not judged leaves its weight to the other, as does one without rows.
+
+    Failures counted by the operator's own queries are of the family of errors; rows of a family share alike.
+    """
     usable = batch.a["usable"] > 0
-    edges_used = usable[:, 1:].sum(1)
-    errors, latency = usable[:, 0], edges_used > 0
+    failing = batch.query | (np.arange(batch.m) == 0)
+    n_failing, n_edges = (usable & failing).sum(1), (usable & ~failing).sum(1)
+    errors, latency = n_failing > 0, n_edges > 0
     whole = WEIGHT_ERRORS + WEIGHT_LATENCY
-    w = np.zeros(usable.shape)
-    w[:, 0] = np.where(latency, WEIGHT_ERRORS, whole) * errors
-    w[:, 1:] = usable[:, 1:] * (np.where(errors, WEIGHT_LATENCY, whole) / np.maximum(edges_used, 1))[:, None]
+    each_failing = np.where(latency, WEIGHT_ERRORS, whole) / np.maximum(n_failing, 1)
+    each_edge = np.where(errors, WEIGHT_LATENCY, whole) / np.maximum(n_edges, 1)
+    w = usable * np.where(failing, each_failing[:, None], each_edge[:, None])
     w[~errors & ~latency, 0] = whole  # nothing judged yet: the whole weight lies on a row without evidence, as cash
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(w))
 
 
-def _critical(rate: Floats, usable: Mask) -> list[int]:
+def _critical(rate: Floats, usable: Mask, query: Mask) -> list[int]:
+    """Errors, the edges nearest p50, p90 and p99, and every query."""
     rows = [0] if usable[0] else []
-    return rows + [1 + b for b in edges.nearest(rate[1:], usable[1:])]
+    rows += [1 + b for b in edges.nearest(rate[1:], usable[1:] & ~query[1:])]
+    return rows + [int(row) for row in np.flatnonzero(usable & query)]
 
 
 def _gain(rates: Floats, r: Floats, d: Floats, weight: Floats) -> Floats:

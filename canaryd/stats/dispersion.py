@@ -9,6 +9,7 @@ Measured, not proven: STATISTICS of the project, section 4.5 and its list of gua
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 
 from canaryd.model import Floats
 
@@ -48,17 +49,33 @@ def between_pods(residual: Floats, variance: Floats, expected2: Floats, phi0: Fl
     return np.asarray(np.maximum(excess / np.maximum(expected2 * shrink, 1e-9), 0.0))
 
 
-def prior(pods: Floats, rows: int) -> Floats:
-    """Relative sd assumed before any pod has been seen, (C, rows): errors in row 0, latency in the others."""
+def prior(pods: Floats, rows: int, failing: NDArray[np.bool_] | None = None) -> Floats:
+    """Relative sd assumed before any pod has been seen, (C, rows).
+
+    failing: (C, rows) which rows count failures and not slowness; by default row 0 alone.
+    """
     errors = np.where(pods >= MANY_PODS, USUAL, np.where(pods >= 3, FEW_PODS_ERRORS, FEWEST_PODS_ERRORS))
     latency = np.where(pods >= MANY_PODS, USUAL, FEW_PODS_LATENCY)
-    return np.concatenate([errors[:, None], np.repeat(latency[:, None], rows - 1, axis=1)], axis=1)
+    if failing is None:
+        failing = np.arange(rows)[None] == 0
+    return np.asarray(np.where(failing, errors[:, None], latency[:, None]))
 
 
-def pooled(between: Floats, pods: Floats, past: Floats, past_freedom: Floats) -> Floats:
-    """tau^2, (C, M): the prior, this rollout's stable pods, and pods of the past, weighted by degrees of freedom."""
-    own = np.maximum(pods - 1, 0.0)[:, None]
-    assumed = prior(pods + past_freedom.max(1, initial=0.0), between.shape[1])
+def pooled(
+    between: Floats,
+    pods: Floats,
+    past: Floats,
+    past_freedom: Floats,
+    *,
+    own: Floats | None = None,
+    failing: NDArray[np.bool_] | None = None,
+) -> Floats:
+    """tau^2, (C, M): the prior, this rollout's stable pods, and pods of the past, weighted by degrees of freedom.
+
+    own: those of `between`, (C, M), by default one less than pods; failing: as in `prior`.
+    """
+    own = np.maximum(pods - 1, 0.0)[:, None] if own is None else own
+    assumed = prior(pods + past_freedom.max(1, initial=0.0), between.shape[1], failing)
     return np.asarray(
         (PRIOR_PODS * assumed**2 + own * between + past_freedom * past) / (PRIOR_PODS + own + past_freedom)
     )

@@ -1,8 +1,9 @@
 """The state of the tests of many rollouts side by side, and how one more interval changes it.
 
-Shapes: C canaries, M = 1 + E rows (row 0: failed requests; row 1 + b: slower than edge b), S = 5 start epochs,
-J = 10 alternatives, G gates (one for each step), P and K pods of stable and of the canary. Whatever is shorter is
-padded, and padding gathers no evidence. Kept per rollout as plain arrays, restored bit by bit.
+Shapes: C canaries, M = 1 + E + Q rows (row 0: failed requests; row 1 + b: slower than edge b; the last Q: failures of
+the operator's own queries, by name), S = 5 start epochs, J = 10 alternatives, G gates (one for each step), P and K pods
+of stable and of the canary. Whatever is shorter is padded, and padding gathers no evidence. Kept per rollout as plain
+arrays, restored bit by bit.
 
     quick (2, M)     faded bad events and requests of stable          long (2, M)   the same, not faded
     mass (E + 1,)    faded stable durations per bucket                usable (M,)   rows that are judged, 0 or 1
@@ -28,7 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from canaryd.model import ArmCounts, Floats, Stretch
-from canaryd.policy import ErrorsMetric, LatencyMetric, Spec
+from canaryd.policy import ErrorsMetric, LatencyMetric, QueryMetric, Spec
 from canaryd.stats import bernoulli, dispersion, edges, predict, share
 
 EPOCHS = 5
@@ -61,6 +62,21 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
+class Bounds:
+    """What is tolerated and what must be ruled out of a share of failures: p_c <= (1 + relative) p_s + absolute."""
+
+    relative: float
+    absolute: float
+    margin_relative: float
+    margin_absolute: float
+
+    @classmethod
+    def of(cls, metric: ErrorsMetric | QueryMetric) -> Bounds:
+        t, m = metric.tolerance, metric.margin
+        return cls(t.relative, t.absolute, m.relative, m.absolute)
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
     """What the tests need of a policy, as plain numbers. Shares are 0..1."""
 
@@ -78,6 +94,7 @@ class Rules:
     budget_per_hour: float
     interval: float  # seconds
     gates: tuple[float, ...]  # share that passing each step leads to
+    queries: tuple[Bounds, ...] = ()  # of the metrics of kind query, by name
 
     @classmethod
     def of(cls, spec: Spec) -> Rules:
@@ -100,6 +117,7 @@ class Rules:
             budget_per_hour=float(spec.budget.per_hour),
             interval=spec.interval.total_seconds(),
             gates=tuple(spec.next_weight(i) / 100 for i in range(len(spec.steps))),
+            queries=tuple(Bounds.of(metric) for metric in spec.queries()),
         )
 
 
@@ -118,13 +136,15 @@ class Item:
     canary_pods: tuple[str, ...] = ()
 
 
-def empty(latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: int = 0) -> Arrays:
-    """The state before any evidence."""
-    m, p, k = 1 + len(latency_edges), stable_pods, canary_pods
+def empty(
+    latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: int = 0, queries: int = 0
+) -> Arrays:
+    """The state before any evidence. Without room for `queries` those of the rules are not judged."""
+    m, p, k = 1 + len(latency_edges) + queries, stable_pods, canary_pods
     shapes: dict[str, tuple[int, ...]] = {
         "quick": (2, m),
         "long": (2, m),
-        "mass": (m,),
+        "mass": (1 + len(latency_edges),),
         "usable": (m,),
         "worse": (EPOCHS, m, J),
         "hard": (J,),
@@ -152,7 +172,7 @@ def empty(latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: 
 def with_pods(arrays: Mapping[str, Floats], stable_pods: int, canary_pods: int) -> Arrays:
     """The same state with room for pods that have appeared since; never fewer."""
     edges, gates = len(arrays["mass"]) - 1, arrays["fine"].shape[1]
-    wide = empty(np.zeros(edges), gates, stable_pods, canary_pods)
+    wide = empty(np.zeros(edges), gates, stable_pods, canary_pods, queries_in(arrays))
     for name, value in arrays.items():
         _corner(wide[name], value.shape)[...] = value
     return wide
@@ -160,11 +180,17 @@ def with_pods(arrays: Mapping[str, Floats], stable_pods: int, canary_pods: int) 
 
 def forget(arrays: Mapping[str, Floats]) -> Arrays:
     """The same state with nothing proven yet: what is known of stable, of its pods and of the traffic stays."""
-    fresh = empty(arrays["mass"][1:], arrays["fine"].shape[1], *(arrays[k].shape[1] for k in ("pods_s", "pods_c")))
+    stable, canary = (arrays[k].shape[1] for k in ("pods_s", "pods_c"))
+    fresh = empty(arrays["mass"][1:], arrays["fine"].shape[1], stable, canary, queries_in(arrays))
     for name in _KNOWLEDGE:
         fresh[name][...] = arrays[name]
     fresh["clock"][[_AT[n] for n in ("intervals", "epochs", "weight", "share_c", "share_n", "phi0")]] = 0.0
     return fresh
+
+
+def queries_in(arrays: Mapping[str, Floats]) -> int:
+    """How many metrics of kind query the arrays have room for."""
+    return len(arrays["usable"]) - len(arrays["mass"])
 
 
 def clock(arrays: Mapping[str, Floats], name: str) -> float:
@@ -174,24 +200,27 @@ def clock(arrays: Mapping[str, Floats], name: str) -> float:
 
 def seen_by(item: Item) -> tuple[Floats, Floats, Floats, Floats]:
     """x_c, n_c, x_s, n_s of one stretch over the rollout's rows, shape (M,); rows without data have n = 0."""
-    stretch = item.stretch
-    return (*rows_of(stretch.canary, stretch.edges, item.edges), *rows_of(stretch.stable, stretch.edges, item.edges))
+    stretch, queries = item.stretch, queries_in(item.arrays)
+    canary, stable = (rows_of(arm, stretch.edges, item.edges, queries) for arm in (stretch.canary, stretch.stable))
+    return (*canary, *stable)
 
 
-def rows_of(arm: ArmCounts, theirs: Floats, mine: Floats) -> tuple[Floats, Floats]:
-    """Bad events and requests of one arm over the rows of the edges `mine`, warming pods left out."""
-    x, n = np.zeros(1 + len(mine)), np.zeros(1 + len(mine))
+def rows_of(arm: ArmCounts, theirs: Floats, mine: Floats, queries: int = 0) -> tuple[Floats, Floats]:
+    """Bad events and requests of one arm over the rows of the edges `mine` and of queries, warming pods left out."""
+    x, n = np.zeros((2, 1 + len(mine) + queries))
     x[0], n[0] = arm.failures - arm.young_failures, arm.requests - arm.young_requests
     at, of = _shared(mine, theirs)
     if len(at):
         x[1 + at], n[1 + at] = arm.slower[of], arm.timed
+    if queries and len(arm.queries) == queries:
+        x[-queries:], n[-queries:] = arm.queries.T
     return x, n
 
 
-def pods_of(stretch: Stretch, mine: Floats, names: tuple[str, ...]) -> tuple[Floats, Floats]:
-    """Bad events and requests of each named stable pod over the rows of the edges `mine`, (P, M)."""
+def pods_of(stretch: Stretch, mine: Floats, names: tuple[str, ...], queries: int = 0) -> tuple[Floats, Floats]:
+    """Bad events and requests of each named stable pod over the rows of the edges `mine` and of queries, (P, M)."""
     arm = stretch.stable
-    x, n = np.zeros((2, len(names), 1 + len(mine)))
+    x, n = np.zeros((2, len(names), 1 + len(mine) + queries))
     slots = _slots(names, arm.pods)
     known = slots >= 0
     x[slots[known], 0], n[slots[known], 0] = arm.pod_failures[known], arm.pod_requests[known]
@@ -199,6 +228,8 @@ def pods_of(stretch: Stretch, mine: Floats, names: tuple[str, ...]) -> tuple[Flo
     if len(at):
         x[np.ix_(slots[known], 1 + at)] = arm.pod_slower[np.ix_(known, of)]
         n[np.ix_(slots[known], 1 + at)] = arm.pod_timed[known][:, None]
+    if queries and arm.pod_queries.shape[1] == queries:
+        x[slots[known], -queries:], n[slots[known], -queries:] = np.moveaxis(arm.pod_queries[known], -1, 0)
     return x, n
 
 
@@ -222,15 +253,18 @@ class Batch:
 
     def __init__(self, arrays: Sequence[Mapping[str, Floats]], all_edges: Sequence[Floats], rules: Sequence[Rules]):
         self.sizes = [
-            (len(e), len(r.gates), *(one[name].shape[1] for name in ("pods_s", "pods_c")))
+            (len(e), len(r.gates), *(one[name].shape[1] for name in ("pods_s", "pods_c")), queries_in(one))
             for e, r, one in zip(all_edges, rules, arrays, strict=True)
         ]
         self.rules = rules
-        e_max, g_max, p_max, k_max = (max(size) for size in zip(*self.sizes, strict=True))
-        self.m = 1 + e_max
-        self.edges = np.array([_padded_edges(e, e_max) for e in all_edges]).reshape(len(rules), e_max)
-        self.real = np.array([np.arange(self.m) <= e for e, *_ in self.sizes])
-        wide = empty(np.zeros(e_max), g_max, p_max, k_max)
+        _, g_max, p_max, k_max, _ = (max(size) for size in zip(*self.sizes, strict=True))
+        self.m = 1 + max(e + q for e, *_, q in self.sizes)
+        self.edges = np.array([_padded_edges(e, self.m - 1) for e in all_edges]).reshape(len(rules), self.m - 1)
+        row = np.arange(self.m)
+        self.real = np.array([row <= e for e, *_ in self.sizes])  # errors and edges; also: buckets
+        self.query = np.array([(row > e) & (row <= e + q) for e, *_, q in self.sizes])
+        self.bounds = self._bounds()
+        wide = empty(np.zeros(self.m - 1), g_max, p_max, k_max)
         self.a: Arrays = {k: np.repeat(v[None], len(rules), axis=0) for k, v in wide.items()}
         for i, one in enumerate(arrays):
             for k, v in one.items():
@@ -241,10 +275,23 @@ class Batch:
     def unstack(self) -> list[Arrays]:
         """Back to one set of arrays per rollout, without the padding."""
         out = []
-        for i, (e, g, p, k) in enumerate(self.sizes):
-            like = empty(np.zeros(e), g, p, k)
+        for i, (e, g, p, k, q) in enumerate(self.sizes):
+            like = empty(np.zeros(e), g, p, k, q)
             out.append({k: _corner(self.a[k][i], v.shape).copy() for k, v in like.items()})
         return out
+
+    def _bounds(self) -> Floats:
+        """(4, C, M): the four numbers of `Bounds` where a row is a query's, else 0."""
+        out = np.zeros((4, len(self.rules), self.m))
+        for i, (rules, (e, *_, q)) in enumerate(zip(self.rules, self.sizes, strict=True)):
+            for k, b in enumerate(rules.queries[:q]):
+                out[:, i, 1 + e + k] = b.relative, b.absolute, b.margin_relative, b.margin_absolute
+        return out
+
+    def per_request(self) -> Floats:
+        """(C, M) how much of what a row counts there is for one request of stable; 1 but for queries."""
+        counted = self.a["long"][:, 1]
+        return np.asarray(np.where(self.query, counted / np.maximum(counted[:, :1], 1.0), 1.0))
 
     def per(self, name: str) -> Floats:
         """One number of every rule set, shape (C,)."""
@@ -266,24 +313,25 @@ class Batch:
         r[:, 0], d[:, 0] = self.per("relative"), self.per("absolute")
         if self.m > 1:
             d[:, 1:] = edges.share_tolerance(self.a["mass"], self.edges, self.per("slower")[:, None])
-        return r, d
+        return np.where(self.query, self.bounds[0], r), np.where(self.query, self.bounds[1], d)
 
     def margin(self) -> tuple[Floats, Floats]:
         """(r, d) of "unacceptable" at each gate, (C, M, 1) and (C, M, G).
 
-        d grows by the budget: max(share, failed requests per hour / requests per hour) / next weight (STATISTICS 4.10).
+        d grows by the budget: max(share, failed requests per hour / requests per hour) / next weight (STATISTICS 4.10);
+        for a query, what it counts stands for requests.
         """
-        rate = self.clock("requests") / np.maximum(self.clock("seconds"), 1e-9)
-        per_hour = np.where(rate > 0, self.per("budget_per_hour") / np.maximum(3600 * rate, 1e-9), 0.0)
-        budget = np.maximum(self.per("budget_share"), per_hour)[:, None] / self.gates
-        budget = np.minimum(budget, LARGEST_MARGIN)[:, None, :]
-        r = np.zeros((len(self.rules), self.m, 1))
+        rate = (self.clock("requests") / np.maximum(self.clock("seconds"), 1e-9))[:, None] * self.per_request()
+        per_hour = np.where(rate > 0, self.per("budget_per_hour")[:, None] / np.maximum(3600 * rate, 1e-9), 0.0)
+        budget = np.maximum(self.per("budget_share")[:, None], per_hour)[..., None] / self.gates[:, None]
+        d = np.minimum(budget, LARGEST_MARGIN)
+        r = self.bounds[2][..., None].copy()
         r[:, 0, 0] = self.per("margin_relative")
-        d = np.broadcast_to(budget, (len(self.rules), self.m, self.gates.shape[1])).copy()
         d[:, 0] += self.per("margin_absolute")[:, None]
+        d += self.bounds[3][..., None]
         if self.m > 1:
             slow = edges.share_tolerance(self.a["mass"], self.edges, self.per("margin_slower")[:, None])
-            d[:, 1:] = np.maximum(slow[..., None], d[:, 1:])
+            d[:, 1:] = np.where(self.query[:, 1:, None], d[:, 1:], np.maximum(slow[..., None], d[:, 1:]))
         return r, d
 
 
@@ -394,18 +442,19 @@ def counted(batch: Batch, items: Sequence[Item]) -> Counts:
 
 
 def _take(counts: Counts, i: int, item: Item) -> None:
-    m, p = 1 + len(item.edges), len(item.stable_pods)
+    m, p, queries = len(item.arrays["usable"]), len(item.stable_pods), queries_in(item.arrays)
     for row, values in zip((counts.x_c, counts.n_c, counts.x_s, counts.n_s), seen_by(item), strict=True):
         row[i, :m] = values
     if p:
-        pods = pods_of(item.stretch, item.edges, item.stable_pods)
+        pods = pods_of(item.stretch, item.edges, item.stable_pods, queries)
         counts.x_pods[i, :p, :m], counts.n_pods[i, :p, :m] = pods
     slots = _slots(item.canary_pods, item.stretch.canary.pods)
     known = slots >= 0
     counts.pods_c[i, slots[known]] = item.stretch.canary.pod_requests[known]
     for side, near in enumerate(item.around):
         if near is not None and near.stable.present:
-            counts.x_near[side, i, :m], counts.n_near[side, i, :m] = rows_of(near.stable, near.edges, item.edges)
+            rows = rows_of(near.stable, near.edges, item.edges, queries)
+            counts.x_near[side, i, :m], counts.n_near[side, i, :m] = rows
             counts.near[side, i] = True
 
 
@@ -444,8 +493,8 @@ def _inflate(batch: Batch, counts: Counts, rates: Floats, n_c: Floats, n_s: Floa
     a["events"] += np.where(on[..., None], np.stack([n_c * rates, n_s * rates, n_c, n_s], axis=1)[:, None], 0.0)
     phi0, tau2, known = noise(batch)
     events_c, events_s, sum_c, sum_s = np.moveaxis(a["events"], 2, 0)
-    typical_c = _typical(a["pods_c"])[..., None] * events_c / np.maximum(sum_c, 1.0)
-    typical_s = _typical(a["pods_s"])[..., None] * events_s / np.maximum(sum_s, 1.0)
+    typical_c = _typical(a["pods_c"])[..., None] * events_c / np.maximum(sum_c[..., :1], 1.0)
+    typical_s = _typical(a["pods_s"])[..., None] * events_s / np.maximum(sum_s[..., :1], 1.0)
     phi = dispersion.inflation(phi0[:, None], tau2[:, None], rates[:, None], typical_c, typical_s, sum_c, sum_s)
     nu = dispersion.freedom(phi, phi0[:, None], known[:, None])
     a["phi"], a["nu"] = np.where(on, phi, a["phi"]), np.where(on, nu, a["nu"])
@@ -463,11 +512,14 @@ def noise(batch: Batch) -> tuple[Floats, Floats, Floats]:
     squares, variance = np.moveaxis(a["noise"], 1, 0)
     phi0 = dispersion.clustering(squares, variance)
     pods = (a["served"] > 0).sum(1).astype(np.float64)
-    mean = a["long"][:, 0] / np.maximum(a["long"][:, 1], 1.0)
+    mean = a["long"][:, 0] / np.maximum(a["long"][:, 1, :1], 1.0)  # for one request, since `served` counts requests
     expected2 = mean**2 * (a["served"] ** 2).sum(1)[:, None]
     between = dispersion.between_pods(a["residual"], variance, expected2, phi0, pods)
-    tau2 = dispersion.pooled(between, pods, a["past"][:, 0], a["past"][:, 1])
-    return phi0, tau2, np.maximum(pods - 1, 0.0)[:, None] + a["past"][:, 1]
+    untold = batch.query & (variance <= 0)  # a query may count all pods in one: nothing is known of differences then
+    own = np.where(untold, 0.0, np.maximum(pods - 1, 0.0)[:, None])
+    failing = batch.query | (np.arange(batch.m) == 0)
+    tau2 = dispersion.pooled(between, pods, a["past"][:, 0], a["past"][:, 1], own=own, failing=failing)
+    return phi0, tau2, own + a["past"][:, 1]
 
 
 def _notice_outage(batch: Batch, counts: Counts, scored: Mask) -> None:
@@ -489,6 +541,7 @@ def _begin(batch: Batch, rates: Floats, scored: Mask) -> None:
         known = a["long"][:, 1, 1:] > 0
         usable[:, 1:] = edges.informative(rates[:, 1:]) & known & batch.real[:, 1:]
         usable[:, 1:] *= batch.per("latency")[:, None]
+        usable += batch.query
     a["usable"] = np.where(first[:, None], usable, a["usable"])
     due = scored & (t % EPOCH_INTERVALS == 0) & (batch.clock("epochs") < EPOCHS)
     a["clock"][:, _AT["epochs"]] += due
@@ -544,7 +597,7 @@ def _learn(batch: Batch, counts: Counts) -> None:
     a["quick"] = np.where(seen[..., None], predict.FADE * a["quick"] + np.stack([x_s, n_s], axis=1), a["quick"])
     a["long"] += np.stack([x_s, n_s], axis=1)
     if batch.m > 1:
-        timed, slower = n_s[:, 1], x_s[:, 1:]
+        timed, slower = n_s[:, 1] * batch.real[:, 1], x_s[:, 1:] * batch.real[:, 1:]
         buckets = -np.diff(np.concatenate([timed[:, None], slower, np.zeros((len(x_s), 1))], axis=1), axis=1)
         buckets = np.where(batch.real, buckets, 0.0)
         # Where some edges are missing, the buckets between the others are unknown (and would come out negative).
