@@ -28,8 +28,8 @@ from canaryd.model import (
     Stretch,
     WorkloadView,
 )
-from canaryd.policy import Canary
-from canaryd.ports import CountsAnswer, CountsQuery, MetricSource
+from canaryd.policy import Canary, Spec
+from canaryd.ports import CountsAnswer, CountsQuery, MetricSource, Template
 from canaryd.stats import evidence as tests
 from canaryd.stats import history
 from canaryd.stats.edges import NO_EDGES
@@ -54,6 +54,7 @@ class Case:
     readings: tuple[Reading, ...] = ()
     unseen: str = ""
     note: str = ""
+    metrics_unseen: Mapping[str, str] = field(default_factory=dict)  # metric -> why it could not be read
     started: Mapping[str, datetime] = field(default_factory=dict)
     past: tuple[Stretch, ...] = ()
     measured: bool = False
@@ -71,8 +72,9 @@ def grid_floor(at: datetime, interval: timedelta) -> datetime:
 class Measurer:
     """Asks one source and runs the tests; keeps nothing between two measurements."""
 
-    def __init__(self, source: MetricSource) -> None:
-        self.source = source
+    def __init__(self, source: MetricSource, *, history: int = HISTORY_INTERVALS) -> None:
+        """`history`: intervals of stable's past that are read when a rollout begins."""
+        self.source, self.history = source, history
 
     def measure(self, cases: Sequence[Case], now: datetime) -> None:
         """Counters of all rollouts under way in one call, then the tests of all of them together."""
@@ -111,7 +113,7 @@ class Measurer:
             end = grid_floor(now - source.lag, spec.interval)
             if newest is not None and end <= newest:
                 return None
-            first = end - HISTORY_INTERVALS * spec.interval
+            first = end - self.history * spec.interval
             if held is not None:  # with one more interval before, where an interval is judged with its neighbours
                 first = held.through - (timedelta(0) if source.simultaneous else spec.interval)
             n = (end - first) // spec.interval
@@ -126,6 +128,7 @@ class Measurer:
             step=spec.interval,
             source=spec.source,
             durations=any(m.kind == "latency" for m in spec.metrics),
+            templates=_templates(spec),
         )
 
     def _take(self, case: Case, query: CountsQuery, answer: CountsAnswer | None) -> None:
@@ -143,7 +146,7 @@ class Measurer:
             names = f"{query.stable} or {query.canary_workload}"
             case.unseen = f"no counters of {names}" + (f" since {before:%H:%M:%S} UTC" if before else "")
             return
-        case.readings, case.started = readings, answer.started
+        case.readings, case.started, case.metrics_unseen = readings, answer.started, answer.unseen
         if kept is None and self.source.remembers and case.canary.spec.history:
             case.past = self._past(case, query)
 
@@ -153,7 +156,7 @@ class Measurer:
         hours = min(int(case.canary.spec.history / HOUR), MOST_HOURS)
         points = tuple(end - (hours - i) * HOUR for i in range(hours + 1))
         try:
-            answer = self.source.read([replace(query, points=points, step=HOUR)])[query.canary]
+            answer = self.source.read([replace(query, points=points, step=HOUR, templates=())])[query.canary]
         except SourceError as e:
             case.note = f"the past could not be read: {e}"
             return ()
@@ -173,6 +176,7 @@ class Measurer:
                 intake.arrays = arrays
         for case, intake in work:
             case.evidence, case.scored = intake.result()
+            case.metrics_unseen = {**intake.unseen(), **case.metrics_unseen}
 
     def _judge(self, cases: Sequence[Case]) -> None:
         subjects = []
@@ -190,10 +194,23 @@ class Measurer:
                     canary=case.state.canary,
                     stable=case.state.stable,
                     note=case.note,
+                    metrics_unseen=case.metrics_unseen,
                 )
             )
         for case, judgement in zip(cases, judge(subjects), strict=True):
             case.judgement = judgement
+
+
+def _templates(spec: Spec) -> tuple[Template, ...]:
+    """The operator's own questions, both arms of each."""
+    asked = []
+    for q in spec.queries():
+        asked += [(q.name, f"query:{q.name}:failures", q.failures), (q.name, f"query:{q.name}:total", q.total)]
+    return tuple(
+        Template(metric, name, arm, arms.stable if arm is Arm.STABLE else arms.canary)
+        for metric, name, arms in asked
+        for arm in Arm
+    )
 
 
 # ── one canary's intake of readings ──────────────────────────────────────────────────────────────────────────
@@ -210,6 +227,7 @@ class _Intake:
         self.case, spec = case, case.canary.spec
         held = case.state.evidence
         self.rules, self.source = Rules.of(spec), source
+        self.queries = tuple(q.name for q in spec.queries())
         self.pods: dict[str, datetime] = dict(held.pods) if held else {}
         self.intervals = held.intervals if held else 0
         found = list(self._stretches(counts.Classes.of(spec)))
@@ -239,17 +257,17 @@ class _Intake:
 
     def _arrays(self, held: Evidence | None) -> tuple[tests.Arrays, Floats]:
         """The arrays so far; fresh ones when there are none, or when latency or the plan changed under them."""
-        gates = len(self.case.canary.spec.steps)
+        gates, queries = len(self.case.canary.spec.steps), len(self.queries)
         found = next((s.edges for s in self.all if len(s.edges)), NO_EDGES)
         if held is None or not held.arrays:
-            return tests.empty(found, gates), found
-        replan = held.arrays["fine"].shape[1] != gates
+            return tests.empty(found, gates, queries=queries), found
+        replan = held.arrays["fine"].shape[1] != gates or held.queries != self.queries
         first_edges = len(held.edges) == 0 and len(found) > 0
         if not replan and not first_edges:
             return dict(held.arrays), held.edges
         if replan:
             self.case.trouble.append("the plan changed: evidence starts again")
-        fresh = tests.empty(found, gates, len(held.stable_pods), len(held.canary_pods))
+        fresh = tests.empty(found, gates, len(held.stable_pods), len(held.canary_pods), queries)
         fresh["clock"][:] = held.arrays["clock"]
         fresh["clock"][:2] = 0.0  # intervals and epochs
         self.intervals = 0
@@ -268,7 +286,7 @@ class _Intake:
         past = [s for s in self.case.past if s.stable.present]
         pods = sorted({pod for s in past for pod in s.stable.pods})[: history.MOST_PODS]
         if past and pods:
-            rows = [tests.pods_of(s, self.edges, tuple(pods)) for s in past]
+            rows = [tests.pods_of(s, self.edges, tuple(pods), len(self.queries)) for s in past]
             self.arrays["past"][...] = history.learn(np.stack([x for x, _ in rows]), np.stack([n for _, n in rows]))
 
     def _counts(self, stretch: Stretch) -> bool:
@@ -297,6 +315,10 @@ class _Intake:
             self.canary_pods,
         )
 
+    def unseen(self) -> dict[str, str]:
+        """Query metrics that were not counted in the newest stretch, and why."""
+        return {**self.all[-1].stable.unseen, **self.all[-1].canary.unseen} if self.all else {}
+
     def result(self) -> tuple[Evidence, timedelta]:
         readings, held = self.case.readings, self.case.state.evidence
         through = self.stretches[-1].end if self.stretches else held.through if held else readings[0].at
@@ -310,6 +332,7 @@ class _Intake:
                 edges=self.edges,
                 arrays=self.arrays,
                 intervals=self.intervals,
+                queries=self.queries,
                 pods={pod: at for pod, at in self.pods.items() if pod in present},
                 stable_pods=self.stable_pods,
                 canary_pods=self.canary_pods,

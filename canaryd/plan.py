@@ -65,6 +65,11 @@ def decide(canary: Canary, state: RolloutState | None, seen: Observation) -> Dec
     return replace(decision, state=after, extra=(*extra, *decision.extra))
 
 
+def clocked(canary: Canary, state: RolloutState, seen: Observation) -> RolloutState:
+    """The state after this tick if nothing were decided: clocks, evidence and what was told of sight."""
+    return _notice(canary, _clocked(canary, state, seen), seen)[0]
+
+
 # ── before the rules: clocks, sight, drift ───────────────────────────────────────────────────────────────────
 
 

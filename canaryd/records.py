@@ -74,7 +74,7 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
         "next": _next(canary, state, judged),
         "nextLook": iso(seen.at + canary.spec.interval) if state.phase.is_active else None,
         "evidence": (not judged and kept.get("evidence")) or _evidence(canary, state, judged),
-        "findings": [_finding(f) for f in judged.findings] if judged else kept.get("findings", []),
+        "findings": [finding(f) for f in judged.findings] if judged else kept.get("findings", []),
         "harmed": _harmed(state, kept),
         "override": {
             "id": answer.id,
@@ -132,7 +132,8 @@ def _evidence(canary: Canary, state: RolloutState, judged: Judgement | None) -> 
     }
 
 
-def _finding(f: Finding) -> dict[str, Any]:
+def finding(f: Finding) -> dict[str, Any]:
+    """One metric's numbers under their names in camelCase."""
     out = {}
     for name, value in asdict(f).items():
         head, *tail = name.split("_")

@@ -96,12 +96,13 @@ class PrometheusSource:
         session = requests.Session()
         session.trust_env = False  # a .netrc would replace our credentials, a proxy variable our route
         client = PrometheusConnect(
-            self._url, headers=self._headers | self._authorization(), session=session, method="POST"
+            self._url, headers=self._headers | self.authorization(), session=session, method="POST"
         )
         session.mount(self._url, _Transport(connection))  # takes the place of the adapter that the library mounted
         return client
 
-    def _authorization(self) -> dict[str, str]:
+    def authorization(self) -> dict[str, str]:
+        """The header of the bearer token as its file has it now; empty without one. Raises SourceError."""
         if self._bearer_file is None:
             return {}
         try:
