@@ -29,7 +29,7 @@ class Assessment:
     log_e: Floats  # (C,) combined
     row_log_e: Floats  # (C, M) of each row alone; the row of errors includes the hard channel
     named: Floats  # (C, M) 1 where e-BH names the row as worse
-    usable: Floats  # (C, M) 1 where the row is judged
+    usable: Floats  # (C, M) 1 where the row is judged and both arms have it
     fine: Floats  # (C, M) log e against "unacceptable" at the present gate
     missing: Floats  # (C, M) canary requests until `fine` proves it, if the canary is as good as stable; inf: never
     phi: Floats  # (C, M) inflation of the variance, of which
@@ -81,12 +81,13 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
         left = np.maximum(raw_needed - a["fine"][at], 0.0)
         missing = np.where(per_canary_request > 0, left / per_canary_request, np.inf)
     r, d = batch.tolerance()
+    comparable = _comparable(batch)
     rate_c, rate_s, shown = _shown(batch)
     return Assessment(
         log_e=combined,
         row_log_e=rows,
         named=_culprits(rows, a["usable"] > 0),
-        usable=a["usable"],
+        usable=comparable,
         fine=soften(a["fine"][at] / a["phi"][:, 0], a["nu"][:, 0]),
         missing=missing,
         phi=a["phi"][:, 0],
@@ -94,7 +95,7 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
         pods=np.stack([(a["served"] > 0).sum(1), (a["pods_c"][:, 0] > 0).sum(1)], axis=1).astype(np.float64),
         past_freedom=a["past"][:, 1],
         outage=batch.clock("outage"),
-        critical=[_critical(rates[i], a["usable"][i] > 0, batch.query[i]) for i in range(len(rates))],
+        critical=[_critical(rates[i], comparable[i] > 0, batch.query[i]) for i in range(len(rates))],
         rate_c=rate_c,
         rate_s=rate_s,
         n_c=a["total"][..., 1],
@@ -136,6 +137,19 @@ def _row_weights(batch: Batch) -> Floats:
     w[~errors & ~latency, 0] = whole  # nothing judged yet: the whole weight lies on a row without evidence, as cash
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(w))
+
+
+def _comparable(batch: Batch) -> Floats:
+    """(C, M) the judged rows that the canary has, too: its histograms are not known when the rows are chosen.
+
+    An edge that only stable has can never be proven, and would hold the step for ever. One that the canary had at
+    first and no longer has (fewer than half the requests of the best-known edge) is left out as well.
+    """
+    served = batch.a["total"][..., 1]
+    edge = ~batch.query & (np.arange(batch.m) > 0)
+    most = np.where(edge, served, 0.0).max(1, keepdims=True)
+    lacking = edge & (served[:, :1] > 0) & ((served == 0) | (2 * served < most))
+    return np.where(lacking, 0.0, batch.a["usable"])
 
 
 def _critical(rate: Floats, usable: Mask, query: Mask) -> list[int]:
