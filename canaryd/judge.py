@@ -7,7 +7,7 @@ that every critical row is acceptable is `healthy`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, log
 
 import numpy as np
@@ -40,6 +40,7 @@ class Subject:
     canary: str = "the canary"  # workload names for the sentences
     stable: str = "stable"
     note: str = ""  # what the source wants to say
+    metrics_unseen: Mapping[str, str] = field(default_factory=dict)  # metric -> why it alone could not be read
 
 
 def judge(subjects: Sequence[Subject]) -> list[Judgement]:
@@ -60,6 +61,8 @@ class _Bench:
         self.proof = -log(subject.spec.beta)
         self.log_e = float(numbers.log_e[i])
         self.critical = numbers.critical[i]
+        names = [q.name for q in subject.spec.queries()][: evidence.queries_in(subject.arrays)]
+        self.query_rows = {name: 1 + len(subject.edges) + k for k, name in enumerate(names)}
         self.share = self._share()
         self.regressed = self.log_e >= self.alarm
 
@@ -123,14 +126,27 @@ class _Bench:
                 out.append(self._finding(metric.name, "errors", 0, [r for r in self.critical if r == 0], blind))
             elif metric.kind == "latency":
                 out.append(self._latency(metric.name, blind))
+            elif metric.kind == "query":
+                out.append(self._query(metric.name, blind))
             else:
                 out.append(
                     Finding(metric.name, Verdict.INCONCLUSIVE, metric.kind, note="not judged by this version; ignored")
                 )
         return out
 
+    def _query(self, name: str, blind: str) -> Finding:
+        """An operator's own query; what of it cannot be read blinds the metric once there is something to compare."""
+        row = self.query_rows.get(name)
+        if row is None:
+            return Finding(name, Verdict.INCONCLUSIVE, "failures", note=blind or "no interval has been counted yet")
+        unseen = self.s.metrics_unseen.get(name, "")
+        begun = evidence.clock(self.s.arrays, "intervals") > 0 and self.s.weight > 0
+        return self._finding(
+            name, "failures", row, [r for r in self.critical if r == row], blind or (unseen if begun else "")
+        )
+
     def _latency(self, name: str, blind: str) -> Finding:
-        usable = np.flatnonzero(self.a.usable[self.i][1:]) + 1
+        usable = np.flatnonzero(self.a.usable[self.i][1 : 1 + len(self.s.edges)]) + 1
         if len(usable) == 0:
             scored = evidence.clock(self.s.arrays, "intervals") > 0
             note = self.s.note or "no latency histogram with edges that both arms share"
@@ -140,7 +156,7 @@ class _Bench:
                 "latency",
                 note=blind or (note if scored else "no interval has been counted yet"),
             )
-        critical = [r for r in self.critical if r > 0]
+        critical = [r for r in self.critical if 0 < r <= len(self.s.edges)]
         worst = int(usable[np.argmax(self.a.row_log_e[self.i][usable])])
         least_sure = min(critical, key=self._fine, default=worst)
         row = worst if self.a.named[self.i][worst] or self.regressed else least_sure
@@ -219,7 +235,8 @@ class _Bench:
 
     def _seconds_to_rollback(self, row: int) -> float | None:
         """At the pace of the evidence so far; None where it does not point that way."""
-        log_e, n = float(self.a.row_log_e[self.i, row]), float(self.a.n_c[self.i, row])
+        requests = 0 if row in self.query_rows.values() else row  # the pace is one of requests
+        log_e, n = float(self.a.row_log_e[self.i, row]), float(self.a.n_c[self.i, requests])
         if log_e <= 1 or n <= 0 or self._pace() <= 0:
             return None
         return max(self.alarm - self.log_e, 0.0) / (log_e / n) / self._pace()
@@ -227,10 +244,11 @@ class _Bench:
     # ── verdict ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _is_healthy(self) -> bool:
-        families = {m.kind for m in self.s.spec.metrics} & {"errors", "latency"}
-        proven = {("errors" if row == 0 else "latency") for row in self.critical}
+        wanted = {(m.kind, m.name if m.kind == "query" else "") for m in self.s.spec.metrics if m.kind != "gauge"}
+        queries = {row: ("query", name) for name, row in self.query_rows.items()}
+        proven = {queries.get(row, ("latency" if row else "errors", "")) for row in self.critical}
         return (
-            proven >= families
+            proven >= wanted
             and all(self._fine(row) >= 1 for row in self.critical)
             and self.log_e < self.alarm / 2
             and not self.share.mismatch

@@ -443,7 +443,7 @@ class QueryMetric(_Metric):
     def _raw(cls, value: ArmQueries) -> ArmQueries:
         for arm in ("stable", "canary"):
             if found := _DIFFERENCES.search(getattr(value, arm)):
-                message = f"{found[1]}() is a difference; give the raw counters, canaryd counts between two looks itself"
+                message = f"{found[1]}() is a difference; give the raw counters, canaryd counts between looks itself"
                 raise MisfitError(((arm,), message))
         return value
 
@@ -572,6 +572,12 @@ class ErrorSource(Document):
 
     requests: MetricName = "istio_requests_total"
     durations: MetricName = "istio_request_duration_milliseconds_bucket"
+    recorded_requests: MetricName = Field(
+        default="canaryd:requests_total:pod", description="the same recorded per pod; preferred where it has series"
+    )
+    recorded_durations: MetricName = Field(
+        default="canaryd:request_duration_ms_bucket:pod", description="likewise, without codes 0 and 429"
+    )
 
 
 # ── the document ─────────────────────────────────────────────────────────────────────────────────────────────

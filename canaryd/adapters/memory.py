@@ -102,6 +102,7 @@ class _Snapshot:
 
     requests: Mapping[_Series, float]
     buckets: Mapping[_Histogram, Floats]  # (edges,), cumulative
+    told: Mapping[tuple[str, str], float]  # (template, pod) -> value
 
     def reading(self, at: datetime, query: CountsQuery, edges: tuple[float, ...]) -> Reading:
         """What the query may see of it, with workloads turned into arms."""
@@ -116,6 +117,10 @@ class _Snapshot:
                 arm = arms[h.workload]
                 for le, value in zip(edges, cumulative.tolist(), strict=True):
                     counters[CounterKey(arm, h.exporter, h.pod, "bucket", "", "", "", le)] = value
+        for t in query.templates:
+            for (text, pod), value in self.told.items():
+                if text == t.text:
+                    counters[CounterKey(t.arm, f"{t.metric}:{pod}", pod, t.name, "", "", "", 0.0)] = value
         return Reading(at, counters)
 
 
@@ -153,6 +158,8 @@ class MemoryMetrics(_Breakable):
         self._edges = tuple(float(e) for e in edges)
         self._requests: dict[_Series, float] = {}
         self._buckets: dict[_Histogram, Floats] = {}
+        self._told: dict[tuple[str, str], float] = {}
+        self.refused: dict[str, str] = {}  # template -> why it is not answered
         self._mute: frozenset[str] | None = frozenset()  # workloads without series; None: all of them
         self._frozen: dict[datetime, _Snapshot] = {}
         self._order: deque[datetime] = deque()
@@ -187,6 +194,13 @@ class MemoryMetrics(_Breakable):
                 growth = np.cumsum(np.bincount(first, minlength=len(self._edges))).astype(np.float64)
                 self._buckets[histogram] = self._buckets.get(histogram, np.zeros(len(self._edges))) + growth
 
+    def tell(self, template: str, pod: str, value: float | None) -> None:
+        """What a template, as it is written in the document, is worth for a pod from now on; None: no series."""
+        with self._lock:
+            self._told.pop((template, pod), None)
+            if value is not None:
+                self._told[template, pod] = value
+
     def tick(self, to: datetime) -> None:
         """Freeze all counters as what anybody reads at the instant `to`, which is later than the last one."""
         with self._lock:
@@ -196,6 +210,7 @@ class MemoryMetrics(_Breakable):
             self._frozen[to] = _Snapshot(
                 {s: v for s, v in self._requests.items() if not self._is_mute(s.workload)},
                 {h: v for h, v in self._buckets.items() if not self._is_mute(h.workload)},
+                dict(self._told),
             )
             self._order.append(to)
             while len(self._order) > self._retention:
@@ -231,7 +246,12 @@ class MemoryMetrics(_Breakable):
         with self._lock:
             self._check()
             self.reads += 1
-            return {q.canary: CountsAnswer(tuple(self._readings(q)), self.note) for q in queries}
+            return {q.canary: self._answer(q) for q in queries}
+
+    def _answer(self, query: CountsQuery) -> CountsAnswer:
+        unseen = {t.metric: self.refused[t.text] for t in query.templates if t.text in self.refused}
+        asked = replace(query, templates=tuple(t for t in query.templates if t.metric not in unseen))
+        return CountsAnswer(tuple(self._readings(asked)), self.note, unseen=unseen)
 
     def _readings(self, query: CountsQuery) -> Iterator[Reading]:
         if self.remembers:

@@ -1,6 +1,7 @@
 """Raw counters from Prometheus, or anything that speaks its query API; remembers, so the past can be read again.
 
-It never lets the server calculate: no increase, no rate, no sum, only the last raw value before each instant.
+It never lets the server calculate: no increase, no rate, no sum, only the last raw value before each instant. (What an
+operator's own template lets it calculate is the operator's affair.)
 
 prometheus-api-client builds the calls (paths, headers, credentials); what it does not do is done in `_Transport`,
 the place that requests offers for it: the library waits for ever by default, and bounds no answer; retries three
@@ -15,13 +16,14 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import requests
 from prometheus_api_client import PrometheusConnect
@@ -29,15 +31,23 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests.adapters import BaseAdapter
 
 from canaryd.adapters.exchange import MAX_BYTES, Answer, Connection, Deadline, checked_url
-from canaryd.adapters.series import REPLICA_LABELS, REPORTERS, Claims, Labels, Tally, counter_key
+from canaryd.adapters.series import REPLICA_LABELS, REPORTERS, Claims, Labels, Tally, counter_key, is_counted
 from canaryd.errors import SourceError
-from canaryd.ports import CountsAnswer, CountsQuery
+from canaryd.model import Arm, CounterKey
+from canaryd.ports import CountsAnswer, CountsQuery, Template
+
+V = TypeVar("V")
 
 CANARIES_PER_REQUEST = 50
 POINTS_PER_REQUEST = 500
 MAX_TOKEN = 64 * 1024  # characters of a bearer token
+MAX_SERIES = 2000  # of one template
+MAX_STARTS = 500  # pods whose start is asked for at once
+MAX_REMEMBERED = 20_000
+REMEMBERED = timedelta(minutes=5)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MILLISECOND = timedelta(milliseconds=1)
+FOREVER = datetime.max.replace(tzinfo=UTC)
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -78,19 +88,77 @@ class PrometheusSource:
         self._ca_file = ca_file
         self._bearer_file = bearer_file
         self._max_bytes = max_bytes
+        self._recorded = _Memory[frozenset[str]]()  # query's workloads -> the recorded names that have series for them
+        self._starts = _Memory[datetime | None]()  # (namespace, pod) -> start of the pod; None: nobody knows
 
     def read(self, queries: Sequence[CountsQuery]) -> Mapping[str, CountsAnswer]:
         """See the port."""
         deadline = Deadline.after(self._timeout)
         answers = {query.canary: CountsAnswer(()) for query in queries}
-        groups = _groups(queries)
-        if not groups:
+        if not any(query.points for query in queries):
             return answers
         with Connection(self._parts, deadline, self._max_bytes, self._ca_file) as connection:
-            client = self._client(connection)
-            for group in groups:
-                answers |= _Asking(client, connection.name, deadline, group).answers()
+            server = _Server(self._client(connection), connection.name, deadline)
+            for group in _groups(queries):
+                _Grid.over(group[0].points, group[0].step)  # nothing is asked when the instants are wrong
+                self._look_for_recorded(server, group)
+            asking = [_Asking(server, group) for group in _groups([self._preferring_recorded(q) for q in queries])]
+            for ask in asking:
+                ask.count()
+            for ask in asking:  # after all counts: a slow template delays nobody's errors
+                ask.fill_in_templates()
+                answers |= self._with_starts(server, ask)
         return answers
+
+    def _look_for_recorded(self, server: _Server, group: Sequence[CountsQuery]) -> None:
+        """Which recorded metrics have series for these workloads; asked again after five minutes."""
+        source, now = group[0].source, group[0].points[-1]
+        due = [query for query in group if not self._recorded.knows(_identity(query), now)]
+        if not due:
+            return
+        names, claims = (source.recorded_requests, source.recorded_durations), Claims(due)
+        by = "__name__,destination_workload,destination_workload_namespace"
+        expression = f"count by ({by}) (last_over_time({_selector(due, names)}))"
+        at = (now - EPOCH) // MILLISECOND
+        found: dict[str, set[str]] = defaultdict(set)
+        for labels in server.labels(expression, at):
+            for canary, _ in claims.of(labels):
+                found[canary].add(labels.get("__name__", ""))
+        for query in due:
+            self._recorded.keep(_identity(query), frozenset(found[query.canary]), now)
+
+    def _preferring_recorded(self, query: CountsQuery) -> CountsQuery:
+        source = query.source
+        there = self._recorded.get(_identity(query)) or frozenset()
+        requests = source.recorded_requests if source.recorded_requests in there else source.requests
+        durations = source.recorded_durations if source.recorded_durations in there else source.durations
+        return replace(query, source=source.model_copy(update={"requests": requests, "durations": durations}))
+
+    def _with_starts(self, server: _Server, ask: _Asking) -> dict[str, CountsAnswer]:
+        """The answers with what kube-state-metrics knows of the pods' starts, asked once for each pod."""
+        answers, now = ask.answers(), ask.queries[0].points[-1]
+        pods = {
+            (query.namespace, key.pod)
+            for query in ask.queries
+            for reading in answers[query.canary].readings[-1:]
+            for key in reading.counters
+            if key.name == "requests" and key.pod
+        }
+        unknown = sorted(pod for pod in pods if not self._starts.knows(pod, now))[:MAX_STARTS]
+        if unknown:
+            namespaces, names = ([pod[i] for pod in unknown] for i in (0, 1))
+            selector = f"kube_pod_start_time{{namespace=~{_one_of(namespaces)},pod=~{_one_of(names)}}}"
+            with suppress(SourceError):  # the counts are there; without it the first sample of a pod is its start
+                found = server.starts(selector, (now - EPOCH) // MILLISECOND)
+                for pod in unknown:
+                    self._starts.keep(pod, found.get(pod), now, lasting=pod in found)
+        started = {pod: at for pod in pods if (at := self._starts.get(pod)) is not None}
+        return {
+            query.canary: replace(
+                answers[query.canary], started={n: at for (space, n), at in started.items() if space == query.namespace}
+            )
+            for query in ask.queries
+        }
 
     def _client(self, connection: Connection) -> PrometheusConnect:
         session = requests.Session()
@@ -120,6 +188,33 @@ def _header(name: str, value: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+", name) or not re.fullmatch(r"[!-~]([ -~]*[!-~])?", value):
         raise ValueError(f"the header {name!r} or its value is not usable; use printable ASCII")
     return value
+
+
+class _Memory(Generic[V]):
+    """What the server once said of something; the oldest is forgotten first. Time is that of the points asked for."""
+
+    def __init__(self) -> None:
+        self._held: dict[Hashable, tuple[V, datetime]] = {}
+
+    def get(self, key: Hashable) -> V | None:
+        held = self._held.get(key)
+        return held[0] if held else None
+
+    def knows(self, key: Hashable, now: datetime) -> bool:
+        return (key in self._held and abs(now - self._held[key][1]) < REMEMBERED) or self._lasts(key)
+
+    def keep(self, key: Hashable, value: V, now: datetime, *, lasting: bool = False) -> None:
+        self._held.pop(key, None)
+        self._held[key] = value, FOREVER if lasting else now
+        while len(self._held) > MAX_REMEMBERED:
+            del self._held[next(iter(self._held))]
+
+    def _lasts(self, key: Hashable) -> bool:
+        return key in self._held and self._held[key][1] is FOREVER
+
+
+def _identity(query: CountsQuery) -> Hashable:
+    return query.canary, query.namespace, query.stable, query.canary_workload, query.source
 
 
 # ── what is asked ────────────────────────────────────────────────────────────────────────────────────────────
@@ -181,58 +276,148 @@ def _selector(group: Sequence[CountsQuery], names: Sequence[str]) -> str:
     )
 
 
+def filled_in(template: Template, query: CountsQuery) -> str:
+    """The PromQL of a template. Raises SourceError for a name that no PromQL string can hold."""
+    workload = query.stable if template.arm is Arm.STABLE else query.canary_workload
+    values = {"workload": workload, "namespace": query.namespace, "window": f"{query.step // MILLISECOND}ms"}
+
+    def value(match: re.Match[str]) -> str:
+        text = values.get(match[1].strip())
+        if text is None or any(c in text or not c.isprintable() for c in "'`"):
+            raise SourceError(f"{match[0]} cannot be filled in")
+        return text.replace("\\", "\\\\").replace('"', '\\"')
+
+    return re.sub(r"\{\{([^{}]*)\}\}", value, template.text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Server:
+    """Asks for one matrix after the other."""
+
+    client: PrometheusConnect
+    name: str  # of the server, for messages
+    deadline: Deadline
+
+    def range(self, expression: str, first: int, last: int, step: int) -> list[Any]:
+        """Series with the values at each step; times in milliseconds since 1970. Raises SourceError, TypeError."""
+        exact = {"start": _seconds(first), "end": _seconds(last), "timeout": f"{self.deadline.left():.3f}"}
+        start, end = EPOCH + first * MILLISECOND, EPOCH + last * MILLISECOND
+        try:
+            result = self.client.custom_query_range(expression, start, end, _seconds(step), params=exact)
+        except (requests.RequestException, PrometheusApiClientException) as e:
+            raise SourceError(f"{self.name}: {type(e).__name__}") from e  # their texts repeat whole answers
+        if not isinstance(result, list):
+            raise TypeError("no list of series")
+        return result
+
+    def labels(self, expression: str, at: int) -> list[Labels]:
+        """The labels of the series there are at one instant. Raises SourceError."""
+        with self.understood():
+            return [dict(series["metric"].items()) for series in self.range(expression, at, at, 1000)]
+
+    def starts(self, selector: str, at: int) -> dict[tuple[str, str], datetime]:
+        """(namespace, pod) -> the start that kube-state-metrics reports. Raises SourceError."""
+        found = {}
+        with self.understood():
+            for series in self.range(selector, at, at, 1000):
+                labels, (_, value) = series["metric"], series["values"][-1]
+                if labels.get("__name__") == "kube_pod_start_time":
+                    start = datetime.fromtimestamp(float(value), UTC)
+                    found[str(labels.get("namespace", "")), str(labels.get("pod", ""))] = start
+        return found
+
+    @contextmanager
+    def understood(self) -> Iterator[None]:
+        """Whatever is odd about an answer becomes a SourceError."""
+        try:
+            yield
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError, IndexError, OSError) as e:
+            raise SourceError(f"{self.name}: an answer that is not understood ({type(e).__name__}: {e})") from e
+
+
 class _Asking:
     """One group's questions, and what came of them."""
 
-    def __init__(self, client: PrometheusConnect, name: str, deadline: Deadline, group: Sequence[CountsQuery]) -> None:
-        self._client = client
-        self._name = name  # of the server, for messages
-        self._deadline = deadline
-        self._group = group
+    def __init__(self, server: _Server, group: Sequence[CountsQuery]) -> None:
+        self._server = server
+        self.queries = self._group = group
+        self._unseen: dict[str, dict[str, str]] = defaultdict(dict)
+        self._notes: dict[str, str] = {}
         self._source = group[0].source
         self._grid = _Grid.over(group[0].points, group[0].step)
         self._claims = Claims(group)
         self._tally = Tally()
 
-    def answers(self) -> dict[str, CountsAnswer]:
-        """One for each query of the group. Raises SourceError."""
+    def count(self) -> None:
+        """Reads requests and durations. Raises SourceError."""
         wanted = [self._source.requests]
         if self._group[0].durations:
             wanted.append(self._source.durations)
         expression = f"last_over_time({_selector(self._group, wanted)})"
-        try:
-            for first, last in self._grid.pieces():
-                for series in self._range(expression, first, last):
-                    self._deadline.check(self._name)
-                    self._take(series)
-            notes = self._missing_buckets()
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as e:
-            raise SourceError(f"{self._name}: an answer that is not understood ({type(e).__name__}: {e})") from e
+        with self._server.understood():
+            for series in self._series(expression):
+                self._take(series)
+            self._notes = self._missing_buckets()
+
+    def fill_in_templates(self) -> None:
+        """Reads the operators' own queries; one that fails takes its metric out of the answer, and nothing else."""
+        for query in self._group:
+            for metric in dict.fromkeys(t.metric for t in query.templates):
+                try:
+                    found = [
+                        (t, list(self._series(filled_in(t, query), MAX_SERIES)))
+                        for t in query.templates
+                        if t.metric == metric
+                    ]
+                    with self._server.understood():
+                        samples = [self._sampled(t, series) for t, all_series in found for series in all_series]
+                except SourceError as e:
+                    self._unseen[query.canary][metric] = str(e)
+                    continue
+                for key, part, kept in samples:
+                    self._tally.add(query.canary, key, part, kept)
+
+    def answers(self) -> dict[str, CountsAnswer]:
+        """One for each query of the group."""
         return {
             query.canary: CountsAnswer(
                 self._tally.readings(query.canary),
-                "; ".join(filter(None, (self._claims.note(query), notes.get(query.canary, "")))),
+                "; ".join(filter(None, (self._claims.note(query), self._notes.get(query.canary, "")))),
+                unseen=self._unseen[query.canary],
             )
             for query in self._group
         }
 
-    def _range(self, expression: str, first: int, last: int) -> list[Any]:
-        """Series with the values at each step. Raises SourceError."""
-        exact = {"start": _seconds(first), "end": _seconds(last), "timeout": f"{self._deadline.left():.3f}"}
-        start, end = self._grid.points[min(self._grid.points)], self._grid.points[max(self._grid.points)]
-        try:
-            result = self._client.custom_query_range(expression, start, end, _seconds(self._grid.step), params=exact)
-        except (requests.RequestException, PrometheusApiClientException) as e:
-            raise SourceError(f"{self._name}: {type(e).__name__}") from e  # their texts repeat whole answers
-        if not isinstance(result, list):
-            raise TypeError("no list of series")
-        return result
+    def _series(self, expression: str, most: float = math.inf) -> Iterator[Mapping[str, Any]]:
+        """All series over the whole grid. Raises SourceError."""
+        for first, last in self._grid.pieces():
+            with self._server.understood():
+                found = self._server.range(expression, first, last, self._grid.step)
+            if len(found) > most:
+                raise SourceError(f"{len(found)} series are too many; sum them by pod")
+            for series in found:
+                self._server.deadline.check(self._server.name)
+                yield series
+
+    def _sampled(
+        self, template: Template, series: Mapping[str, Any]
+    ) -> tuple[CounterKey, object, list[tuple[datetime, float]]]:
+        """One series of a template as samples of a counter."""
+        labels: Labels = series["metric"]
+        pod = str(labels.get("pod") or labels.get("instance") or "")
+        key = CounterKey(template.arm, f"{template.metric}:{pod}", pod, template.name, "", "", "", 0.0)
+        return key, _without_replica(labels), self._samples(series)
+
+    def _samples(self, series: Mapping[str, Any]) -> list[tuple[datetime, float]]:
+        samples = [(self._instant(at), float(value)) for at, value in series.get("values", ())]
+        return [(at, value) for at, value in samples if at is not None]
 
     def _take(self, series: Mapping[str, Any]) -> None:
         labels: Labels = series["metric"]
         name = labels["__name__"]
-        samples = [(self._instant(at), float(value)) for at, value in series.get("values", ())]
-        kept = [(at, value) for at, value in samples if at is not None]
+        kept = self._samples(series)
+        if not is_counted(labels, name, self._source):
+            return
         exporter = labels.get("instance") or labels.get("pod", "")
         pod = labels.get("pod") or exporter
         part = _without_replica(labels)
@@ -256,9 +441,7 @@ class _Asking:
         by = "destination_workload,destination_workload_namespace,reporter"
         expression = f"count by ({by}) (last_over_time({_selector(blind, [base, f'{base}_count'])}))"
         last = max(self._grid.points)
-        found = {
-            canary for series in self._range(expression, last, last) for canary, _ in self._claims.of(series["metric"])
-        }
+        found = {canary for labels in self._server.labels(expression, last) for canary, _ in self._claims.of(labels)}
         note = f"{base} has a count but no {source.durations}: native histograms cannot be compared yet"
         return {query.canary: note for query in blind if query.canary in found}
 

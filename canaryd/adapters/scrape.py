@@ -22,7 +22,7 @@ from canaryd.adapters.exchange import (
     checked_url,
     host_and_port,
 )
-from canaryd.adapters.series import Claims, Tally, counter_key
+from canaryd.adapters.series import Claims, Tally, counter_key, is_counted
 from canaryd.errors import SourceError
 from canaryd.policy import ErrorSource
 from canaryd.ports import CountsAnswer, CountsQuery
@@ -185,13 +185,19 @@ class _Look:
             if sample.name == self._names[2]:
                 self._counted.add(canary)
                 continue
+            if not is_counted(labels, sample.name, self._source):
+                continue
             key = counter_key(labels, sample.name, self._source, arm, exporter, pod)
             part = (exporter, sample.labels)  # the same line again is a copy, with the prefix or without
             self._tally.add(canary, key, part, [(query.points[-1], sample.value)])
 
     def answers(self) -> dict[str, CountsAnswer]:
         return {
-            canary: CountsAnswer(self._tally.readings(canary), self._note(query))
+            canary: CountsAnswer(
+                self._tally.readings(canary),
+                self._note(query),
+                unseen={t.metric: "queries need a Prometheus; a scrape cannot answer them" for t in query.templates},
+            )
             for canary, query in self._queries.items()
         }
 

@@ -8,6 +8,9 @@ split one counter of one process into several series; they are added up, which i
 them in the same instant. Copies of one series from two replicas of Prometheus are not added up but taken once, the
 larger value. A part that is NaN, infinite or negative makes the sum unknown, and it is left out.
 
+Durations of requests that were not served (code 0: the client left; 429: rate limited) are left out, as the errors of
+such requests are, and as they are in the recorded metrics.
+
 Only what the serving side reports counts (`reporter` destination or waypoint, or no such label, as in recorded
 metrics): the client's report of the same request would count it twice.
 """
@@ -24,6 +27,7 @@ from canaryd.policy import ErrorSource
 from canaryd.ports import CountsQuery
 
 REPORTERS = ("destination", "waypoint", "")
+UNSERVED = ("0", "429")  # response codes whose durations say nothing about the version
 REPLICA_LABELS = frozenset({"prometheus_replica", "replica", "__replica__"})
 
 Labels = Mapping[str, str]
@@ -61,6 +65,11 @@ class Claims:
         if not unclear:
             return ""
         return f"series of {' and '.join(unclear)} name no namespace, but canaries in several namespaces claim them"
+
+
+def is_counted(labels: Labels, name: str, source: ErrorSource) -> bool:
+    """False for the durations of requests that were not served."""
+    return name == source.requests or labels.get("response_code", "") not in UNSERVED
 
 
 def counter_key(labels: Labels, name: str, source: ErrorSource, arm: Arm, exporter: str, pod: str) -> CounterKey:

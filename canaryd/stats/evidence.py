@@ -136,9 +136,7 @@ class Item:
     canary_pods: tuple[str, ...] = ()
 
 
-def empty(
-    latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: int = 0, queries: int = 0
-) -> Arrays:
+def empty(latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: int = 0, queries: int = 0) -> Arrays:
     """The state before any evidence. Without room for `queries` those of the rules are not judged."""
     m, p, k = 1 + len(latency_edges) + queries, stable_pods, canary_pods
     shapes: dict[str, tuple[int, ...]] = {
