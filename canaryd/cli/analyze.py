@@ -28,9 +28,7 @@ EXITS = {"healthy": Exit.OK, "regressed": Exit.ROLLED_BACK, "inconclusive": Exit
 @past.server_options
 @past.window_options
 @click.option("--schedule", metavar="FILE.csv", type=click.Path(), help="The weight over time: rows of time,weight.")
-@click.option(
-    "--weight", type=click.IntRange(1, 100), metavar="N", help="The weight, where it was constant."
-)
+@click.option("--weight", type=click.IntRange(1, 100), metavar="N", help="The weight, where it was constant.")
 @click.option("--interval", metavar="TIME", help="One look every so often; default: the document's.")
 @click.option("--stop-at-decision", is_flag=True, help="End at the first rollback or promotion.")
 @output.format_option("jsonl", "json", "table")

@@ -36,6 +36,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "retry": ("say", "retry", "Try a rolled back revision again."),
     "skip": ("say", "skip", "Promote without further judging."),
     "wait": ("wait", "wait", "Wait until a rollout ends."),
+    "analyze": ("analyze", "analyze", "Judge a past window of a Prometheus as if live."),
     "power": ("power", "power", "Say before a release what will be found, and in how long."),
     "null-simulation": (
         "null_simulation",

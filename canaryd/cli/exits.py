@@ -41,10 +41,10 @@ class Exit(IntEnum):
 
 
 MEANINGS: dict[Exit, str] = {
-    Exit.OK: "done; wait: what was waited for has come",
-    Exit.ROLLED_BACK: "wait: the canary was rolled back",
-    Exit.UNDECIDED: "wait: the time ran out before a decision",
-    Exit.BLIND: "wait: the time ran out while canaryd could not see the metrics",
+    Exit.OK: "done; wait: what was waited for has come; analyze: healthy",
+    Exit.ROLLED_BACK: "wait: the canary was rolled back; analyze: regressed; replay: a decision comes out otherwise",
+    Exit.UNDECIDED: "wait: the time ran out before a decision; analyze: inconclusive",
+    Exit.BLIND: "wait: the time ran out while canaryd could not see the metrics; analyze: blind",
     Exit.OTHERWISE: "wait: the rollout ended another way (promoted, reverted or replaced), or there is none",
     Exit.USAGE: "the command was typed wrongly, or there is no configuration",
     Exit.DOCUMENT: "a document or the configuration is wrong; every problem is listed",

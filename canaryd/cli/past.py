@@ -146,7 +146,7 @@ def duration(text: str, option: str) -> timedelta:
 
 def read_schedule(path: str) -> Weights:
     """A CSV of `time,weight`. Raises UsageError that names file and line."""
-    from canaryd.hindsight.past import ScheduleError, Weights
+    from canaryd.hindsight.past import Weights
 
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
@@ -161,21 +161,29 @@ def read_schedule(path: str) -> Weights:
         if not rows:
             raise UsageError(f"{path}: the schedule is empty; write lines such as 2026-01-31T14:05:00Z,10")
         return Weights.of(rows)
-    except (ScheduleError, csv.Error) as error:
+    except csv.Error as error:
         raise UsageError(f"{path}: {error}") from error
 
 
 def _rows(path: str, text: str) -> Iterator[tuple[datetime, int]]:
-    lines = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
+    lines = [(i, row) for i, row in enumerate(csv.reader(text.splitlines()), start=1) if "".join(row).strip()]
     if len(lines) > MOST_ROWS:
         raise UsageError(f"{path}: {len(lines)} rows; use at most {MOST_ROWS}")
-    for i, row in enumerate(lines, start=1):
+    if lines and not any(c.isdigit() for c in "".join(lines[0][1])):
+        del lines[0]  # the header
+    before = datetime.min.replace(tzinfo=UTC)
+    for i, row in lines:
         cells = [cell.strip() for cell in row]
-        if i == 1 and not any(c.isdigit() for c in "".join(cells)):
-            continue  # the header
         if len(cells) != 2:
             raise UsageError(f"{path}: row {i} has {len(cells)} columns; write time,weight")
-        yield _time(path, i, cells[0]), _percent(path, i, cells[1])
+        at = _time(path, i, cells[0])
+        if at <= before:
+            raise UsageError(
+                f"{path}: row {i}: {at.isoformat()} is not after {before.isoformat()}; "
+                "the times must be in ascending order"
+            )
+        yield at, _percent(path, i, cells[1])
+        before = at
 
 
 def _time(path: str, row: int, text: str) -> datetime:

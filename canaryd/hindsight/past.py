@@ -7,15 +7,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from canaryd.errors import CanarydError, SourceError
+from canaryd.errors import SourceError
 from canaryd.model import Reading
 from canaryd.ports import CountsAnswer, CountsQuery, MetricSource
 
 BLOCK = 60  # instants asked for at once
-
-
-class ScheduleError(CanarydError):
-    """A schedule of weights that cannot be followed; the text says where."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +22,9 @@ class Weights:
 
     @classmethod
     def of(cls, rows: Iterable[tuple[datetime, int]]) -> Weights:
-        """Rows in order; those that repeat the weight are left out. Raises ScheduleError."""
+        """Rows in ascending order, percent from 0 to 100; those that repeat the weight are left out."""
         changes: list[tuple[datetime, int]] = []
-        last: datetime | None = None
-        for i, (at, weight) in enumerate(rows, start=1):
-            if last is not None and at <= last:
-                raise ScheduleError(
-                    f"row {i}: {at.isoformat()} is not after {last.isoformat()}; the times must be in ascending order"
-                )
-            if not 0 <= weight <= 100:
-                raise ScheduleError(f"row {i}: {weight} is not a percentage; use whole numbers from 0 to 100")
-            last = at
+        for at, weight in rows:
             if weight != (changes[-1][1] if changes else 0):
                 changes.append((at, weight))
         return cls(tuple(changes))

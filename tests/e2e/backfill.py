@@ -19,6 +19,7 @@ SCRAPE = 3  # steps between two scrapes of one pod
 HISTORY = 600  # seconds of stable alone
 STEPS = ((600, 5), (900, 10), (1200, 25), (1500, 50))
 REQUESTS, BUCKETS = "istio_requests_total", "istio_request_duration_milliseconds_bucket"
+WEIGHT = "canaryd_weight"
 USUAL_EDGES = tuple(range(2, 13))  # 5 ms to 10 s
 
 Tweak = Callable[[int, Interval], Interval]
@@ -30,7 +31,7 @@ class Story:
     """One service in one window. `seconds` count from the start of its history."""
 
     name: str
-    scenario: Scenario = Scenario()
+    scenario: Scenario
     seed: int = 1
     weights: Sequence[tuple[int, int]] = STEPS  # the schedule: from second, percent
     served: Sequence[tuple[int, int]] | None = None  # what the split really was, where it was not the schedule
@@ -43,6 +44,8 @@ class Story:
     sampled: Sampled = lambda arm, pod, second: True
     replicas: Sequence[Mapping[str, str]] = ({},)
     edges: Mapping[str, Sequence[int]] = field(default_factory=dict)  # arm -> which of EDGES_MS
+    falling: Sequence[int] = ()  # seconds at which the canary's buckets lose a fifth of their counts
+    tells_weight: bool = False  # as canaryd_weight{kind="configured"}, each 15 s
 
     def weight(self, second: int) -> int:
         rows = self.weights if self.served is None else self.served
@@ -107,9 +110,12 @@ def _moments(story: Story) -> Iterator[tuple[int, Interval]]:
         yield second, story.tweak(second, counts)
 
 
-def write(story: Story, start: datetime, requests: list[str], buckets: list[str]) -> None:
+def write(story: Story, start: datetime, requests: list[str], buckets: list[str], weights: list[str]) -> None:
     """Append the samples of a story that begins at `start`."""
     began = start.timestamp()
+    if story.tells_weight:
+        head = f'{WEIGHT}{{canary="{story.name}",kind="configured"}}'
+        weights.extend(f"{head} {story.weight(s)} {began + s:.3f}" for s in range(0, story.seconds, 15))
     pods = {
         "stable": [_Pod(story, "stable", i) for i in range(story.scenario.stable_pods)],
         "canary": [_Pod(story, "canary", i) for i in range(story.scenario.canary_pods)],
@@ -121,6 +127,8 @@ def write(story: Story, start: datetime, requests: list[str], buckets: list[str]
             for i, pod in enumerate(pods[arm]):
                 if story.resets.get((arm, i)) == second:
                     pod.reset()
+                if arm == "canary" and second in story.falling:
+                    pod.durations = np.floor(0.8 * pod.durations)
                 pod.count(n[0, i], x[0, i], h[0, i])
                 due = (second // STEP) % SCRAPE == story.phase.get(arm, 0)
                 if due and alive[arm][i] and story.sampled(arm, i, second):
@@ -131,9 +139,10 @@ def document(stories: Sequence[Story], start: datetime) -> Iterator[str]:
     """All stories as one OpenMetrics text, each in the same window."""
     requests: list[str] = []
     buckets: list[str] = []
+    weights: list[str] = []
     for story in stories:
-        write(story, start, requests, buckets)
-    for name, lines in ((REQUESTS, requests), (BUCKETS, buckets)):
+        write(story, start, requests, buckets, weights)
+    for name, lines in ((REQUESTS, requests), (BUCKETS, buckets), (WEIGHT, weights)):
         yield f"# TYPE {name} unknown\n"
         yield "\n".join(lines) + "\n"
     yield "# EOF\n"
