@@ -15,6 +15,7 @@ from scipy.special import ndtr
 
 from canaryd.policy import Budget, EnvoyFile, Pool, Route, Spec, Workloads
 from canaryd.simulation.traffic import Scenario
+from canaryd.simulation.trial import ALIKE
 
 WEIGHTS = (0.05, 0.10, 0.25, 0.50)  # steps of the fixed schedule
 EACH = 20  # intervals at each: 80 looks
@@ -164,6 +165,16 @@ def null_cases() -> tuple[Case, ...]:
     return (*noises(), *skews(), *boundaries(), *few_pods())
 
 
+def unprotected() -> tuple[Case, ...]:
+    """What would happen without a protection: these break the promise, or the simulation shows nothing."""
+    skewed = {case.name: case for case in skews()}["skew-0.5"]
+    pods = {case.name: case for case in noises()}["pods"]
+    return (
+        replace(skewed, name="unguarded", says=f"{skewed.says}, no guard", guard=False),
+        replace(pods, name="blind-to-pods", says=f"{pods.says}, taken to be alike", past_pods=ALIKE),
+    )
+
+
 SMALLER = ("plain-10", "skew-0.5", "pods", "clusters")  # what a pull request is checked with
 
 
@@ -290,12 +301,13 @@ def loops() -> tuple[Case, ...]:
         _loop("good-pods", "as good, pods differ by 0.1 / 0.03", 1000.0, **MILD_PODS),
         _loop("good-outages", "as good, shocks and shared outages", 1000.0, **SHOCKS, **OUTAGES),
     ]
-    for name, says, changes, rates in (
+    worse: tuple[tuple[str, str, Noise, tuple[int, ...]], ...] = (
         ("bad", "failures 0.1 % to 0.5 %", {"canary_failures": 0.005}, (10, 100, 1000)),
         ("edge", "failures at the edge of unacceptable, 0.225 %", {"canary_failures": 0.00225}, (10, 100, 1000)),
         ("bad-p99", "p99 20 % slower, between tolerance and margin", {"canary_tail_slowdown": tail}, (10, 100, 1000)),
         ("slow", "everything 30 % slower", {"canary_slowdown": 1.3}, (100, 1000)),
-    ):
+    )
+    for name, says, changes, rates in worse:
         promise = None if name == "bad-p99" else 0.05
         rows += [_loop(f"{name}-{rps}", says, float(rps), promise=promise, **changes) for rps in rates]
     return tuple(rows)
@@ -304,8 +316,12 @@ def loops() -> tuple[Case, ...]:
 def few_pods_loops() -> tuple[Case, ...]:
     """Whole rollouts with one, two and three stable pods, 300 rps: without a past of pods, little is ever proven."""
     rows = []
-    for what, changes in (("good", {}), ("slow", {"canary_slowdown": 1.3}), ("edge", {"canary_failures": 0.00225})):
-        says = {"good": "as good as stable", "slow": "everything 30 % slower", "edge": "failures 0.225 %"}[what]
+    whats: tuple[tuple[str, str, Noise], ...] = (
+        ("good", "as good as stable", {}),
+        ("slow", "everything 30 % slower", {"canary_slowdown": 1.3}),
+        ("edge", "failures 0.225 %", {"canary_failures": 0.00225}),
+    )
+    for what, says, changes in whats:
         for pods in (1, 2, 3):
             for past in (0, PAST_PODS):
                 name = f"few-{what}-{pods}-{'past' if past else 'new'}"

@@ -24,10 +24,14 @@ from canaryd.stats.evidence import Batch, Counts, Rules, advance
 
 POWER = 0.8
 UNLUCKY = float(ndtri(POWER))  # so many standard deviations on the wrong side
+# For a good release: the median one is a little unlucky, because the slowest of several rows counts; the slow one a
+# little less than one step alone would have it, because luck changes from step to step.
+GOOD_LUCK = (0.2, 0.7)
 FINE = 40  # intervals one by one; later ones in blocks of a twentieth of the time so far
 EDGES_MS = np.array([5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000], dtype=np.float64)
 TIMES_ERRORS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0, 100.0, 500.0)
 TIMES_LATENCY = (1.06, 1.1, 1.15, 1.2, 1.3, 1.5, 2.0, 4.0)
+LEAST = 1e-9  # a share that is as good as none
 WORST = 0.98  # share of failures beyond which nothing gets worse
 
 
@@ -45,14 +49,18 @@ class Traffic:
     source: str  # where this comes from, for people
 
     def slower(self, factor: float) -> Floats:
-        """The rows when every request takes `factor` times as long: the share above edge / factor, between edges
-        on a straight line of log share over log duration, with nothing faster than a tenth of the first edge."""
-        if not len(self.edges):
+        """The rows when every request takes `factor` >= 1 times as long: the share above edge / factor.
+
+        Between edges, and below the first, on a straight line of the share's normal score over log duration: what
+        a log-normal distribution has.
+        """
+        if len(self.edges) < 2:
             return self.rates
-        logs = np.log(np.concatenate([[self.edges[0] / 10], self.edges]))
-        shares = np.log(np.maximum(np.concatenate([[1.0], self.rates[1:]]), 1e-12))
-        moved = np.exp(np.interp(np.log(self.edges / factor), logs, shares))
-        return np.concatenate([self.rates[:1], moved])
+        logs, scores = np.log(self.edges), ndtri(np.clip(self.rates[1:], LEAST, 1 - LEAST))
+        at = np.log(self.edges / factor)
+        first = scores[0] + (at - logs[0]) * (scores[1] - scores[0]) / (logs[1] - logs[0])
+        moved = np.where(at < logs[0], first, np.interp(at, logs, scores))
+        return np.concatenate([self.rates[:1], np.clip(ndtr(moved), LEAST, 1 - LEAST)])
 
 
 def assumed(rps: float, stable_pods: int, failures: float, canary_pods: int | None = None) -> Traffic:
@@ -64,7 +72,7 @@ def assumed(rps: float, stable_pods: int, failures: float, canary_pods: int | No
         stable_pods=stable_pods,
         canary_pods=canary_pods or stable_pods,
         edges=EDGES_MS,
-        rates=np.clip(np.concatenate([[failures], 1 - np.asarray(below)]), 1e-9, 1 - 1e-9),
+        rates=np.clip(np.concatenate([[failures], 1 - np.asarray(below)]), LEAST, 1 - LEAST),
         clustering=np.ones(rows),
         between_pods=np.zeros(rows),
         source="assumed; latency p50 44 ms, p90 103 ms, p99 321 ms; pods alike",
@@ -255,7 +263,7 @@ def _good(spec: Spec, traffic: Traffic, weights: Sequence[float], limits: Sequen
     """Intervals that a good release stays at each step, (2, steps): the median and the slow one."""
     stays = np.full((2, len(weights)), np.inf)
     rates, share = np.repeat(traffic.rates[None], 2, axis=0), np.array(weights)
-    fluid = Fluid(spec, traffic, rates, np.array([0.0, UNLUCKY]))
+    fluid = Fluid(spec, traffic, rates, np.array(GOOD_LUCK))
     step, at, ended = np.zeros(2, dtype=np.intp), np.zeros(2), np.zeros(2, dtype=bool)
     bakes = np.array([ceil(spec.bake(i) / spec.interval) for i in range(len(weights))])
     late = 1.0  # an interval is judged when the next one is known

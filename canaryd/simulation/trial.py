@@ -16,6 +16,7 @@ from canaryd.stats.assess import Assessment, assess
 from canaryd.stats.evidence import Batch, Counts, Rules, advance
 
 HISTORY = 20  # intervals of stable alone before the canary
+ALIKE = -1  # to show what differences between pods would do if nothing were done about them
 _TOLD_APART = slice(2, 13)  # 5 ms to 10 s: no other edge is ever informative here, and rows cost time
 JUDGED_MS = EDGES_MS[_TOLD_APART]
 
@@ -36,12 +37,15 @@ class Panel:
     def __init__(
         self, spec: Spec, scenario: Scenario, copies: int, seed: int, *, guard: bool = True, past_pods: int = 0
     ) -> None:
+        """`past_pods`: how many earlier pods are known; ALIKE: the past is made to say that no pod ever differed."""
         self.spec, self.scenario, self.r, self.guard = spec, scenario, copies, guard
         self.service = Service(scenario, copies, seed)
         rules = Rules.of(spec)
         fresh = evidence.empty(JUDGED_MS, len(spec.steps), scenario.stable_pods, scenario.canary_pods)
         self.batch = Batch([fresh] * copies, [JUDGED_MS] * copies, [rules] * copies)
-        if past_pods:
+        if past_pods == ALIKE:
+            self.batch.a["past"][:, 1] = 1e9
+        elif past_pods:
             self.batch.a["past"][:] = np.moveaxis(past(scenario, copies, past_pods, seed + 1), 0, 1)
         self.before: Interval | None = None
         self.pending: Interval | None = None
