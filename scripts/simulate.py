@@ -76,6 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     few = measured(cases.few_pods_regressions(), given.reps_found)
     loops = measured(cases.loops(), given.reps_found)
     low = measured(cases.low_traffic(), given.reps_found)
+    few_loops = measured(cases.few_pods_loops(), given.reps_found)
     parts = [
         HEAD.format(version=__version__, seed=given.seed),
         NULLS,
@@ -86,9 +87,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         LOOPS,
         tables.markdown(tables.loops(loops, "A budget of 0.1 % of all requests")),
         tables.markdown(tables.loops(low, "The default budget: the larger of that and 100 failed requests an hour")),
+        tables.markdown(tables.loops(few_loops, "Few pods that differ by 0.1 / 0.03, a budget of 0.1 %")),
     ]
     given.output.write_text("\n".join(parts), encoding="utf-8")
-    return 1 if any(t.broken for t in (*nulls, *found, *few, *loops, *low)) else 0
+    return 1 if any(t.broken for t in (*nulls, *found, *few, *loops, *low, *few_loops)) else 0
 
 
 if __name__ == "__main__":

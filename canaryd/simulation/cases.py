@@ -138,7 +138,7 @@ def boundaries() -> tuple[Case, ...]:
 
 
 def few_pods() -> tuple[Case, ...]:
-    """One, two and three stable pods at three strengths of pod effects, without and with pods of the past, 300 rps."""
+    """One, two and three pods, canary pods as many, at three strengths of pod effects, 300 rps; past known or not."""
     rows = []
     for name, effects, known in (("mild", MILD_PODS, ALPHA), ("usual", PODS, ALPHA), ("harsh", HARSH_PODS, 0.02)):
         for pods in (1, 2, 3):
@@ -154,6 +154,7 @@ def few_pods() -> tuple[Case, ...]:
                         group="few stable pods",
                         rps=300.0,
                         stable_pods=pods,
+                        canary_pods=pods,
                         **effects,
                     )
                 )
@@ -270,7 +271,7 @@ def few_pods_regressions() -> tuple[Case, ...]:
                         name=name,
                         group="few stable pods",
                         says=f"{says}, {pods} stable, {words}",
-                        scenario=_scenario(name, rps=300.0, stable_pods=pods, **MILD_PODS, **changes),
+                        scenario=_scenario(name, rps=300.0, stable_pods=pods, canary_pods=pods, **MILD_PODS, **changes),
                         past_pods=past,
                         aim=aim if past else None,
                     )

@@ -38,7 +38,7 @@ def learn(spec: Spec, readings: Sequence[Reading], canary_pods: int | None = Non
     batch = Batch([arrays], [edges], [rules])
     phi0, tau2, _ = noise(batch)
     seconds = sum(s.seconds for s in stretches)
-    pods = max(sum(n > 0 for n in latest.values()), 1)
+    pods = max(sum(bool(n > 0) for n in latest.values()), 1)
     long = arrays["long"]
     rates = (long[0] + 0.5) / (long[1] + 1)
     return Traffic(
