@@ -35,6 +35,7 @@ class Classes:
     ignored_flags: frozenset[str]
     grpc_failures: frozenset[str]
     queries: tuple[str, ...] = ()  # metrics of kind query, by name
+    gauges: tuple[str, ...] = ()  # likewise
 
     @classmethod
     def of(cls, spec: Spec) -> Classes:
@@ -45,6 +46,7 @@ class Classes:
             frozenset(metric.ignore_flags),
             frozenset(metric.grpc_failures),
             tuple(q.name for q in spec.queries()),
+            tuple(g.name for g in spec.gauges()),
         )
 
     def ignores(self, key: CounterKey) -> bool:
@@ -110,6 +112,8 @@ def stretch(
     if classes.queries:
         names = {(key.arm, key.name) for key in after.counters}
         arms = {arm: _queried(counts, grown, arm, names, classes.queries, young) for arm, counts in arms.items()}
+    if classes.gauges:
+        arms = {arm: _gauged(counts, after, arm, classes.gauges) for arm, counts in arms.items()}
     return Stretch(
         start=before.at, end=after.at, stable=arms[Arm.STABLE], canary=arms[Arm.CANARY], edges=np.array(edges)
     )
@@ -209,6 +213,20 @@ def _queried(
             total[k], by_pod[:, k] = 0.0, 0.0
     by_pod[..., 0] = np.minimum(by_pod[..., 0], by_pod[..., 1])
     return replace(counts, queries=total, pod_queries=by_pod, unseen=unseen)
+
+
+def _gauged(counts: ArmCounts, after: Reading, arm: Arm, metrics: tuple[str, ...]) -> ArmCounts:
+    """With the gauges' values at the end of the stretch. Only what a pod has of its own can be compared."""
+    found: dict[str, dict[str, float]] = {metric: {} for metric in metrics}
+    for key, value in after.counters.items():
+        metric = key.name.removeprefix("gauge:")
+        if key.arm is arm and metric in found and key.name != metric and key.pod in counts.pods and value > 0:
+            found[metric][key.pod] = value
+    unseen = dict(counts.unseen)
+    for metric, values in found.items():
+        if not values and counts.pods and counts.requests > counts.young_requests:
+            unseen[metric] = f"no value above 0 of any pod of {arm} that serves requests"
+    return replace(counts, gauges=found, unseen=unseen)
 
 
 def slower(timed: float, within: list[float]) -> Floats:

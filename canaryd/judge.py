@@ -7,14 +7,14 @@ that every critical row is acceptable is `healthy`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, log
 
 import numpy as np
 
 from canaryd import wording
 from canaryd.model import Finding, Floats, Judgement, Share, Verdict
-from canaryd.policy import Spec
+from canaryd.policy import GaugeMetric, Spec
 from canaryd.stats import evidence, share
 from canaryd.stats.assess import Assessment, assess
 from canaryd.stats.evidence import Batch, Rules
@@ -74,7 +74,7 @@ class _Bench:
             verdict = Verdict.REGRESSED
         elif blind or any(f.verdict is Verdict.BLIND for f in findings):
             verdict = Verdict.BLIND
-        elif self._is_healthy():
+        elif self._is_healthy() and not any(f.verdict is Verdict.REGRESSED for f in findings):
             verdict = Verdict.HEALTHY
         else:
             verdict = Verdict.INCONCLUSIVE
@@ -129,10 +129,35 @@ class _Bench:
             elif metric.kind == "query":
                 out.append(self._query(metric.name, blind))
             else:
-                out.append(
-                    Finding(metric.name, Verdict.INCONCLUSIVE, metric.kind, note="not judged by this version; ignored")
-                )
+                out.append(self._gauge(metric, blind))
         return out
+
+    def _gauge(self, metric: GaugeMetric, blind: str) -> Finding:
+        """Worse or not known to be: a gauge is never proven to be fine, and never rolls back by itself."""
+        names = [g.name for g in self.s.spec.gauges()][: evidence.gauges_in(self.s.arrays)]
+        numbers = self.a.gauges[self.i, names.index(metric.name)] if metric.name in names else np.zeros(6)
+        stable, canary, pods_s, pods_c, intervals, shown = (float(v) for v in numbers)
+        unseen = self.s.metrics_unseen.get(metric.name, "") if self._has_begun() else ""
+        out = Finding(metric.name, Verdict.INCONCLUSIVE, "level", pods=(int(pods_s), int(pods_c)))
+        if not intervals:
+            note = blind or unseen or "no value of both arms yet"
+            return replace(out, verdict=Verdict.BLIND if blind or unseen else out.verdict, note=note)
+        tolerated = wording.percent(metric.tolerance)
+        note = (
+            f"mean {wording.amount(canary)} canary vs {wording.amount(stable)} stable "
+            f"({int(pods_c)} / {int(pods_s)} pods), {wording.relative(canary / stable - 1)}, {tolerated} more tolerated"
+        )
+        out = replace(out, means=(stable, canary), tolerated=metric.tolerance, note=note)
+        if shown >= 1:
+            return replace(out, verdict=Verdict.REGRESSED)
+        if blind or unseen:
+            return replace(out, verdict=Verdict.BLIND, note=blind or unseen)
+        if pods_s + pods_c <= 2:
+            return replace(out, note=f"{note}; with one pod each, pod and version cannot be told apart")
+        return replace(out, toward_step=1.0)
+
+    def _has_begun(self) -> bool:
+        return evidence.clock(self.s.arrays, "intervals") > 0 and self.s.weight > 0
 
     def _query(self, name: str, blind: str) -> Finding:
         """An operator's own query; what of it cannot be read blinds the metric once there is something to compare."""
@@ -140,10 +165,8 @@ class _Bench:
         if row is None:
             return Finding(name, Verdict.INCONCLUSIVE, "failures", note=blind or "no interval has been counted yet")
         unseen = self.s.metrics_unseen.get(name, "")
-        begun = evidence.clock(self.s.arrays, "intervals") > 0 and self.s.weight > 0
-        return self._finding(
-            name, "failures", row, [r for r in self.critical if r == row], blind or (unseen if begun else "")
-        )
+        critical = [r for r in self.critical if r == row]
+        return self._finding(name, "failures", row, critical, blind or (unseen if self._has_begun() else ""))
 
     def _latency(self, name: str, blind: str) -> Finding:
         usable = np.flatnonzero(self.a.usable[self.i][1 : 1 + len(self.s.edges)]) + 1
@@ -261,8 +284,11 @@ class _Bench:
 
     def _decisive(self, findings: list[Finding], verdict: Verdict) -> Finding | None:
         if verdict is Verdict.REGRESSED:
-            return max((f for f in findings if f.verdict is verdict), key=lambda f: f.log_e, default=None)
+            culprits = (f for f in findings if f.verdict is verdict and f.means is None)
+            return max(culprits, key=lambda f: f.log_e, default=None)
         judged = [f for f in findings if f.canary_n > 0]
+        if worse := [f for f in findings if f.verdict is Verdict.REGRESSED]:  # a gauge
+            return worse[0]
         if verdict is Verdict.INCONCLUSIVE:
             return min(judged, key=lambda f: f.toward_step, default=None)
         return judged[0] if judged else None
@@ -286,6 +312,8 @@ class _Bench:
             )
         if decisive is None:
             return "no request has been counted yet"
+        if decisive.verdict is Verdict.REGRESSED:
+            return f"{decisive.metric}: {decisive.note}; no step on that"
         if self._is_outage():
             return "stable itself fails far more than before, an outage of both; no step until that is over"
         if all(f.toward_step >= 1 for f in findings if f.canary_n > 0) and self.log_e >= self.alarm / 2:

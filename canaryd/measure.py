@@ -21,7 +21,6 @@ from canaryd.model import (
     Evidence,
     Floats,
     Judgement,
-    Phase,
     Reading,
     RolloutState,
     RouteView,
@@ -39,7 +38,6 @@ HISTORY_INTERVALS = 20  # of stable's past, read when a rollout begins
 HOUR = timedelta(hours=1)
 MOST_HOURS = 14 * 24  # of the past that is asked for
 MOST_POINTS = 500  # instants asked for at once; a longer absence becomes one long stretch
-SCORED_PHASES = (Phase.PROGRESSING, Phase.PAUSED, Phase.PROMOTING)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -95,7 +93,7 @@ class Measurer:
             elif case.unseen:
                 case.measured = True
         self._learn(cases)
-        self._judge([c for c in cases if c.measured])
+        self.judge([c for c in cases if c.measured])
 
     def _query(self, case: Case, now: datetime) -> CountsQuery | None:
         """The instants to be read now, or nothing when there is no new one yet."""
@@ -178,7 +176,8 @@ class Measurer:
             case.evidence, case.scored = intake.result()
             case.metrics_unseen = {**intake.unseen(), **case.metrics_unseen}
 
-    def _judge(self, cases: Sequence[Case]) -> None:
+    def judge(self, cases: Sequence[Case]) -> None:
+        """Judge what has been taken in, or what was held before where nothing was."""
         subjects = []
         for case in cases:
             held = case.evidence or case.state.evidence
@@ -206,6 +205,7 @@ def _templates(spec: Spec) -> tuple[Template, ...]:
     asked = []
     for q in spec.queries():
         asked += [(q.name, f"query:{q.name}:failures", q.failures), (q.name, f"query:{q.name}:total", q.total)]
+    asked += [(g.name, f"gauge:{g.name}", g.query) for g in spec.gauges()]
     return tuple(
         Template(metric, name, arm, arms.stable if arm is Arm.STABLE else arms.canary)
         for metric, name, arms in asked
@@ -228,6 +228,7 @@ class _Intake:
         held = case.state.evidence
         self.rules, self.source = Rules.of(spec), source
         self.queries = tuple(q.name for q in spec.queries())
+        self.gauges = tuple(g.name for g in spec.gauges())
         self.pods: dict[str, datetime] = dict(held.pods) if held else {}
         self.intervals = held.intervals if held else 0
         found = list(self._stretches(counts.Classes.of(spec)))
@@ -257,17 +258,18 @@ class _Intake:
 
     def _arrays(self, held: Evidence | None) -> tuple[tests.Arrays, Floats]:
         """The arrays so far; fresh ones when there are none, or when latency or the plan changed under them."""
-        gates, queries = len(self.case.canary.spec.steps), len(self.queries)
+        gates, queries, gauges = len(self.case.canary.spec.steps), len(self.queries), len(self.gauges)
         found = next((s.edges for s in self.all if len(s.edges)), NO_EDGES)
         if held is None or not held.arrays:
-            return tests.empty(found, gates, queries=queries), found
-        replan = held.arrays["fine"].shape[1] != gates or held.queries != self.queries
+            return tests.empty(found, gates, queries=queries, gauges=gauges), found
+        asked = (held.queries, held.gauges) != (self.queries, self.gauges)
+        replan = held.arrays["fine"].shape[1] != gates or asked
         first_edges = len(held.edges) == 0 and len(found) > 0
         if not replan and not first_edges:
             return dict(held.arrays), held.edges
         if replan:
             self.case.trouble.append("the plan changed: evidence starts again")
-        fresh = tests.empty(found, gates, len(held.stable_pods), len(held.canary_pods), queries)
+        fresh = tests.empty(found, gates, len(held.stable_pods), len(held.canary_pods), queries, gauges)
         fresh["clock"][:] = held.arrays["clock"]
         fresh["clock"][:2] = 0.0  # intervals and epochs
         self.intervals = 0
@@ -292,7 +294,7 @@ class _Intake:
     def _counts(self, stretch: Stretch) -> bool:
         """Whether a stretch is evidence: the desired weight was in the route, unchanged, for all of it."""
         state, route = self.case.state, self.case.route
-        if state.phase not in SCORED_PHASES or state.routed is None or route is None or route.weight != state.weight:
+        if not state.phase.is_scored or state.routed is None or route is None or route.weight != state.weight:
             return False
         return stretch.start >= state.routed + self.source.settle
 
@@ -316,7 +318,7 @@ class _Intake:
         )
 
     def unseen(self) -> dict[str, str]:
-        """Query metrics that were not counted in the newest stretch, and why."""
+        """Query and gauge metrics that were not counted in the newest stretch, and why."""
         return {**self.all[-1].stable.unseen, **self.all[-1].canary.unseen} if self.all else {}
 
     def result(self) -> tuple[Evidence, timedelta]:
@@ -333,6 +335,7 @@ class _Intake:
                 arrays=self.arrays,
                 intervals=self.intervals,
                 queries=self.queries,
+                gauges=self.gauges,
                 pods={pod: at for pod, at in self.pods.items() if pod in present},
                 stable_pods=self.stable_pods,
                 canary_pods=self.canary_pods,

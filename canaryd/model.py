@@ -52,6 +52,11 @@ class Phase(StrEnum):
         return self in _ACTIVE
 
     @property
+    def is_scored(self) -> bool:
+        """The canary has traffic: what is counted is evidence."""
+        return self in (Phase.PROGRESSING, Phase.PAUSED, Phase.PROMOTING)
+
+    @property
     def is_settled(self) -> bool:
         """Nothing more happens until a person or a new revision comes."""
         return self in (Phase.IDLE, Phase.SUCCEEDED, Phase.ROLLED_BACK)
@@ -101,8 +106,9 @@ class ArmCounts:
     pod_timed: Floats = field(default_factory=lambda: np.zeros(0))  # (pods,)
     pod_slower: Floats = field(default_factory=lambda: np.zeros((0, 0)))  # (pods, edges)
     queries: Floats = field(default_factory=lambda: np.zeros((0, 2)))  # (query metrics by name, failures and total)
-    pod_queries: Floats = field(default_factory=lambda: np.zeros((0, 0, 2)))  # (pods, query metrics, failures and total)
-    unseen: Mapping[str, str] = field(default_factory=dict)  # query metric -> why it was not counted here
+    pod_queries: Floats = field(default_factory=lambda: np.zeros((0, 0, 2)))  # (pods, query metrics, 2)
+    gauges: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # gauge -> pod -> value at the end, > 0
+    unseen: Mapping[str, str] = field(default_factory=dict)  # query or gauge metric -> why it was not counted here
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,7 @@ class Finding:
     ruled_out: float | None = None  # the difference that must be ruled out before the step
     inflation: float = 1.0  # variance compared with independent requests
     pods: tuple[int, int] = (0, 0)  # stable and canary pods that were told apart
+    means: tuple[float, float] | None = None  # stable and canary, of a gauge, in its own unit
     limit: str = ""  # what keeps the decision waiting: traffic, pods, clustering, warm-up
     seconds_to_step: float | None = None  # at the present traffic, if the canary is as good as stable
     seconds_to_rollback: float | None = None  # at the present pace of the evidence, if it goes that way
@@ -191,6 +198,7 @@ class Evidence:
     arrays: Mapping[str, Floats] = field(default_factory=dict)
     intervals: int = 0  # stretches scored
     queries: tuple[str, ...] = ()  # metrics of kind query that the arrays' last rows stand for, by name
+    gauges: tuple[str, ...] = ()  # metrics of kind gauge that the arrays have room for, by name
     pods: Mapping[str, datetime] = field(default_factory=dict)  # pods that came later: first seen, for the warm-up
     stable_pods: tuple[str, ...] = ()  # pods that the arrays' pod axes stand for, in their order
     canary_pods: tuple[str, ...] = ()

@@ -22,6 +22,7 @@ from canaryd.model import (
     Evidence,
     HookState,
     HookStatus,
+    Judgement,
     Observation,
     Override,
     Phase,
@@ -108,10 +109,21 @@ def _notice(
                     (DecisionKind.RESUMED, f"{canary.name} sees again after {lost}; nothing was lost or guessed")
                 )
             state = replace(state, blind=timedelta(0), blind_told=False, deadline_told=timedelta(0))
+        news += _higher_gauges(canary, state, judged)
     if seen.route is not None and seen.route.weight is not None:
         state, drift = _compare_route(canary, state, seen)
         news += drift
     return state, tuple(news)
+
+
+def _higher_gauges(canary: Canary, state: RolloutState, judged: Judgement) -> list[tuple[DecisionKind, str]]:
+    """A gauge above its tolerance holds the rollout, which a person should hear of; once, when it is first seen."""
+    known = {f.get("metric") for f in state.latest.get("findings", ()) if f.get("verdict") == Verdict.REGRESSED}
+    return [
+        (DecisionKind.HOLD, f"{_held_at(canary, state)}: {f.metric}: {f.note}; a person must choose: promote or abort")
+        for f in judged.findings
+        if f.verdict is Verdict.REGRESSED and f.means is not None and f.metric not in known
+    ]
 
 
 def _compare_route(

@@ -10,7 +10,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from canaryd.model import Arm, HookState, Override, Reading, Record, Release, RolloutState, RouteView, Stored, WorkloadView
+from canaryd.model import (
+    Arm,
+    HookState,
+    Override,
+    Reading,
+    Record,
+    Release,
+    RolloutState,
+    RouteView,
+    Stored,
+    WorkloadView,
+)
 from canaryd.policy import Canary, ErrorSource, Hook, Route
 
 
@@ -72,8 +83,8 @@ class MetricSource(Protocol):
         A series that does not exist is left out; it never becomes a zero. Values that are NaN, infinite or negative
         are left out too. Duplicates (the same key) are given once. An instant without any series is left out.
         Templates are evaluated at the same instants, in one request for each; a series is its pod's (label `pod`, else
-        `instance`, else "" for all pods in one), and all that a metric counts of a pod has one `exporter`, that no other
-        metric has. A template that cannot be answered takes its whole metric out of the answer, with the reason in
+        `instance`, else "" for all pods in one), and all that a metric counts of a pod has one `exporter`, which no
+        other metric has. A template that cannot be answered takes its whole metric out of the answer, and says why in
         `unseen`, and nothing else: the mistake of one operator blinds nobody else.
         Each reading comes from one server in one answer; all instants of one answer come from the same server.
         Raises SourceError when the question could not be answered (no connection, time-out, HTTP error, an answer

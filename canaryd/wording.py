@@ -47,6 +47,21 @@ def interval(difference: float | None, low: float | None, high: float | None) ->
     return f"{points(difference)} ({points(low, unit=False)}..{points(high, unit=False)})"
 
 
+def relative(difference: float) -> str:
+    """0.18 → `18 % higher`, −0.05 → `5 % lower`."""
+    return f"{percent(abs(difference))} {'lower' if difference < 0 else 'higher'}"
+
+
+def amount(value: float) -> str:
+    """A value in a unit of its own, with three digits: 0.0123, 512, 1.34 G."""
+    for size, unit in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e4, " k")):
+        if size <= abs(value) < 1e15:
+            return f"{_significant(abs(value) / (1e3 if unit == ' k' else size), 3)}{unit}"
+    if not math.isfinite(value) or abs(value) >= 1e15:
+        return "–"
+    return _significant(abs(value), 3)
+
+
 def count(n: float | None) -> str:
     """43870 → `43 870`."""
     if n is None or not math.isfinite(n):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from canaryd.model import Floats
-from canaryd.stats import bernoulli, difference, edges
+from canaryd.stats import bernoulli, difference, edges, gauge
 from canaryd.stats.dispersion import needed_for, soften
 from canaryd.stats.evidence import EPOCHS, Batch, J, Mask, noise
 
@@ -48,6 +48,7 @@ class Assessment:
     tolerated: Floats  # (C, M) at the predicted stable rate
     margin: Floats  # (C, M) what must be ruled out at the present gate, as a difference
     split: Floats  # (C, 4) see canaryd.stats.share
+    gauges: Floats  # (C, A, 6) stable's mean and the canary's, pods of both, intervals, the most that a look has shown
     stable_worse: Floats  # (C,) z of "stable fails more than the canary" over the totals
 
 
@@ -106,6 +107,7 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
         tolerated=r * rates + d,
         margin=margin_r[..., 0] * rates + margin_d[at],
         split=a["share"],
+        gauges=_gauges(batch),
         stable_worse=_stable_worse(a["total"][:, 0]),
     )
 
@@ -180,6 +182,12 @@ def _shown(batch: Batch) -> tuple[Floats, Floats, tuple[Floats, Floats, Floats]]
         rate_c = np.where(requests > 0, bad / requests, x_c / n_c)
     rate_s = np.where(requests > 0, np.clip(rate_c - middle, 0.0, 1.0), np.nan)  # clip: rounding would show "−0 %"
     return rate_c, rate_s, (middle, low, high)
+
+
+def _gauges(batch: Batch) -> Floats:
+    seen = gauge.compare(batch.a["gauge_s"], batch.a["gauge_c"], batch.gauge_tolerance())
+    parts = [seen.stable, seen.canary, seen.pods_s, seen.pods_c, batch.a["gauge"][..., 0], batch.a["gauge"][..., 1]]
+    return np.stack(parts, axis=-1)
 
 
 def _culprits(rows: Floats, usable: Mask) -> Floats:

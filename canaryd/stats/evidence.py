@@ -15,6 +15,8 @@ arrays, restored bit by bit.
     served (P,)      requests of each stable pod                      past (2, M)   tau^2 of past pods, its freedom
     pods_c (S, K)    requests of each canary pod since each epoch     pods_s (S, P) the same of stable's
     events (S, 4, M) expected events c, s and requests c, s           phi, nu (S, M) inflation when last scored
+    gauge_c (A, K, 2) sum of ln(value), and how many, of each gauge   gauge_s (A, P, 2) the same of stable's pods
+    gauge (A, 2)     intervals, and the most that a look has shown: see canaryd.stats.gauge
 
 An epoch starts a fresh test every 20 intervals, so that a regression that comes late does not have to pay back the
 good evidence before it; epochs that have not started are cash.
@@ -30,7 +32,7 @@ from numpy.typing import NDArray
 
 from canaryd.model import ArmCounts, Floats, Stretch
 from canaryd.policy import ErrorsMetric, LatencyMetric, QueryMetric, Spec
-from canaryd.stats import bernoulli, dispersion, edges, predict, share
+from canaryd.stats import bernoulli, dispersion, edges, gauge, predict, share
 
 EPOCHS = 5
 EPOCH_INTERVALS = 20
@@ -95,6 +97,7 @@ class Rules:
     interval: float  # seconds
     gates: tuple[float, ...]  # share that passing each step leads to
     queries: tuple[Bounds, ...] = ()  # of the metrics of kind query, by name
+    gauges: tuple[tuple[str, float], ...] = ()  # metrics of kind gauge, by name, and how much higher is tolerated
 
     @classmethod
     def of(cls, spec: Spec) -> Rules:
@@ -118,6 +121,7 @@ class Rules:
             interval=spec.interval.total_seconds(),
             gates=tuple(spec.next_weight(i) / 100 for i in range(len(spec.steps))),
             queries=tuple(Bounds.of(metric) for metric in spec.queries()),
+            gauges=tuple((metric.name, metric.tolerance) for metric in spec.gauges()),
         )
 
 
@@ -136,8 +140,10 @@ class Item:
     canary_pods: tuple[str, ...] = ()
 
 
-def empty(latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: int = 0, queries: int = 0) -> Arrays:
-    """The state before any evidence. Without room for `queries` those of the rules are not judged."""
+def empty(
+    latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: int = 0, queries: int = 0, gauges: int = 0
+) -> Arrays:
+    """The state before any evidence. Without room for `queries` and `gauges` those of the rules are not judged."""
     m, p, k = 1 + len(latency_edges) + queries, stable_pods, canary_pods
     shapes: dict[str, tuple[int, ...]] = {
         "quick": (2, m),
@@ -161,6 +167,9 @@ def empty(latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: 
         "events": (EPOCHS, 4, m),
         "phi": (EPOCHS, m),
         "nu": (EPOCHS, m),
+        "gauge_c": (gauges, k, 2),
+        "gauge_s": (gauges, p, 2),
+        "gauge": (gauges, 2),
     }
     arrays = {name: np.zeros(shape) for name, shape in shapes.items()}
     arrays["phi"][:], arrays["nu"][:] = 1.0, np.inf
@@ -170,7 +179,7 @@ def empty(latency_edges: Floats, gates: int, stable_pods: int = 0, canary_pods: 
 def with_pods(arrays: Mapping[str, Floats], stable_pods: int, canary_pods: int) -> Arrays:
     """The same state with room for pods that have appeared since; never fewer."""
     edges, gates = len(arrays["mass"]) - 1, arrays["fine"].shape[1]
-    wide = empty(np.zeros(edges), gates, stable_pods, canary_pods, queries_in(arrays))
+    wide = empty(np.zeros(edges), gates, stable_pods, canary_pods, queries_in(arrays), gauges_in(arrays))
     for name, value in arrays.items():
         _corner(wide[name], value.shape)[...] = value
     return wide
@@ -179,7 +188,8 @@ def with_pods(arrays: Mapping[str, Floats], stable_pods: int, canary_pods: int) 
 def forget(arrays: Mapping[str, Floats]) -> Arrays:
     """The same state with nothing proven yet: what is known of stable, of its pods and of the traffic stays."""
     stable, canary = (arrays[k].shape[1] for k in ("pods_s", "pods_c"))
-    fresh = empty(arrays["mass"][1:], arrays["fine"].shape[1], stable, canary, queries_in(arrays))
+    more = queries_in(arrays), gauges_in(arrays)
+    fresh = empty(arrays["mass"][1:], arrays["fine"].shape[1], stable, canary, *more)
     for name in _KNOWLEDGE:
         fresh[name][...] = arrays[name]
     fresh["clock"][[_AT[n] for n in ("intervals", "epochs", "weight", "share_c", "share_n", "phi0")]] = 0.0
@@ -189,6 +199,11 @@ def forget(arrays: Mapping[str, Floats]) -> Arrays:
 def queries_in(arrays: Mapping[str, Floats]) -> int:
     """How many metrics of kind query the arrays have room for."""
     return len(arrays["usable"]) - len(arrays["mass"])
+
+
+def gauges_in(arrays: Mapping[str, Floats]) -> int:
+    """How many metrics of kind gauge the arrays have room for."""
+    return len(arrays.get("gauge", ()))
 
 
 def clock(arrays: Mapping[str, Floats], name: str) -> float:
@@ -251,18 +266,18 @@ class Batch:
 
     def __init__(self, arrays: Sequence[Mapping[str, Floats]], all_edges: Sequence[Floats], rules: Sequence[Rules]):
         self.sizes = [
-            (len(e), len(r.gates), *(one[name].shape[1] for name in ("pods_s", "pods_c")), queries_in(one))
+            (len(e), len(r.gates), one["pods_s"].shape[1], one["pods_c"].shape[1], gauges_in(one), queries_in(one))
             for e, r, one in zip(all_edges, rules, arrays, strict=True)
         ]
         self.rules = rules
-        _, g_max, p_max, k_max, _ = (max(size) for size in zip(*self.sizes, strict=True))
+        _, g_max, p_max, k_max, a_max, _ = (max(size) for size in zip(*self.sizes, strict=True))
         self.m = 1 + max(e + q for e, *_, q in self.sizes)
         self.edges = np.array([_padded_edges(e, self.m - 1) for e in all_edges]).reshape(len(rules), self.m - 1)
         row = np.arange(self.m)
         self.real = np.array([row <= e for e, *_ in self.sizes])  # errors and edges; also: buckets
         self.query = np.array([(row > e) & (row <= e + q) for e, *_, q in self.sizes])
         self.bounds = self._bounds()
-        wide = empty(np.zeros(self.m - 1), g_max, p_max, k_max)
+        wide = empty(np.zeros(self.m - 1), g_max, p_max, k_max, gauges=a_max)
         self.a: Arrays = {k: np.repeat(v[None], len(rules), axis=0) for k, v in wide.items()}
         for i, one in enumerate(arrays):
             for k, v in one.items():
@@ -273,8 +288,8 @@ class Batch:
     def unstack(self) -> list[Arrays]:
         """Back to one set of arrays per rollout, without the padding."""
         out = []
-        for i, (e, g, p, k, q) in enumerate(self.sizes):
-            like = empty(np.zeros(e), g, p, k, q)
+        for i, (e, g, p, k, a, q) in enumerate(self.sizes):
+            like = empty(np.zeros(e), g, p, k, q, a)
             out.append({k: _corner(self.a[k][i], v.shape).copy() for k, v in like.items()})
         return out
 
@@ -284,6 +299,13 @@ class Batch:
         for i, (rules, (e, *_, q)) in enumerate(zip(self.rules, self.sizes, strict=True)):
             for k, b in enumerate(rules.queries[:q]):
                 out[:, i, 1 + e + k] = b.relative, b.absolute, b.margin_relative, b.margin_absolute
+        return out
+
+    def gauge_tolerance(self) -> Floats:
+        """(C, A) how much higher is tolerated, as a share."""
+        out = np.ones(self.a["gauge"].shape[:2])
+        for i, (rules, (*_, a, _)) in enumerate(zip(self.rules, self.sizes, strict=True)):
+            out[i, :a] = [tolerance for _, tolerance in rules.gauges[:a]]
         return out
 
     def per_request(self) -> Floats:
@@ -379,6 +401,8 @@ class Counts:
     x_near: Floats
     n_near: Floats
     near: Mask  # (2, C)
+    gauge_c: Floats  # (C, A, K) values, nan where there is none
+    gauge_s: Floats  # (C, A, P)
 
     @classmethod
     def nothing(cls, batch: Batch) -> Counts:
@@ -403,6 +427,8 @@ class Counts:
             x_near=np.zeros((2, c, m)),
             n_near=np.zeros((2, c, m)),
             near=np.zeros((2, c), dtype=bool),
+            gauge_c=np.full(batch.a["gauge_c"].shape[:3], np.nan),
+            gauge_s=np.full(batch.a["gauge_s"].shape[:3], np.nan),
         )
 
     def guarded(self) -> tuple[Floats, Floats]:
@@ -449,10 +475,17 @@ def _take(counts: Counts, i: int, item: Item) -> None:
     slots = _slots(item.canary_pods, item.stretch.canary.pods)
     known = slots >= 0
     counts.pods_c[i, slots[known]] = item.stretch.canary.pod_requests[known]
+    for j, (gauge_name, _) in enumerate(item.rules.gauges[: gauges_in(item.arrays)]):
+        for cells, arm, names in (
+            (counts.gauge_c, item.stretch.canary, item.canary_pods),
+            (counts.gauge_s, item.stretch.stable, item.stable_pods),
+        ):
+            found = arm.gauges.get(gauge_name, {})
+            cells[i, j, : len(names)] = [found.get(pod, np.nan) for pod in names]
     for side, near in enumerate(item.around):
         if near is not None and near.stable.present:
-            rows = rows_of(near.stable, near.edges, item.edges, queries)
-            counts.x_near[side, i, :m], counts.n_near[side, i, :m] = rows
+            both = rows_of(near.stable, near.edges, item.edges, queries)
+            counts.x_near[side, i, :m], counts.n_near[side, i, :m] = both
             counts.near[side, i] = True
 
 
@@ -475,6 +508,7 @@ def _score(batch: Batch, counts: Counts) -> None:
     _sum_up(batch, x_c, n_c, x_s, n_s)
     _inflate(batch, counts, rates, n_c, n_s, begun & scored[:, None])
     _notice_outage(batch, counts, scored)
+    _read_gauges(batch, counts, scored)
     a["clock"][:, _AT["intervals"]] += scored
 
 
@@ -527,6 +561,23 @@ def _notice_outage(batch: Batch, counts: Counts, scored: Mask) -> None:
     z = (counts.x_s[:, 0] - n * rate) / np.sqrt(np.maximum(n * rate * (1 - rate) * phi0, 1e-9))
     at = _AT["outage"]
     batch.a["clock"][:, at] = np.where(scored, np.where(n > 0, z, 0.0), batch.a["clock"][:, at])
+
+
+def _read_gauges(batch: Batch, counts: Counts, scored: Mask) -> None:
+    """Add one value of each pod, and look where a look is due; alpha is shared by the gauges of a canary."""
+    a = batch.a
+    if not a["gauge"].size:
+        return
+    both = scored[:, None] & (counts.gauge_c > 0).any(-1) & (counts.gauge_s > 0).any(-1)  # nan > 0 is False
+    for name in ("gauge_c", "gauge_s"):
+        values = getattr(counts, name)
+        there = both[..., None] & (values > 0)
+        a[name] += np.stack([np.log(np.where(there, values, 1.0)), there], axis=-1)
+    a["gauge"][..., 0] += both
+    alpha = batch.per("alpha") / np.array([max(len(r.gauges), 1) for r in batch.rules])
+    seen = gauge.compare(a["gauge_s"], a["gauge_c"], batch.gauge_tolerance())
+    shown = gauge.toward(seen, np.where(both, a["gauge"][..., 0], 0.0), alpha[:, None])
+    a["gauge"][..., 1] = np.maximum(a["gauge"][..., 1], shown)
 
 
 def _begin(batch: Batch, rates: Floats, scored: Mask) -> None:

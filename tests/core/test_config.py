@@ -471,14 +471,14 @@ def test_an_interval_below_two_scrapes_of_prometheus_is_refused(tmp_path: Path, 
     ).problems  # a direct scrape is as quick as asked
 
 
-def test_metrics_that_this_version_does_not_judge_are_noted(tmp_path: Path) -> None:
+def test_what_a_gauge_can_and_cannot_do_is_noted(tmp_path: Path) -> None:
     text = SMALL + METRIC + "    - name: memory\n      kind: gauge\n      query: {stable: a, canary: b}\n"
     text += "    - name: own\n      kind: query\n      failures: {stable: a, canary: b}\n"
     text += "      total: {stable: a, canary: b}\n"
     loaded = checked(tmp_path, text)
     assert not loaded.problems
-    assert places(loaded.notes) == [(14, "spec.metrics[1].kind"), (17, "spec.metrics[2].kind")]
-    assert loaded.notes[0].message == 'metrics of kind "gauge" are accepted but not judged by this version'
+    assert places(loaded.notes) == [(14, "spec.metrics[1].kind")]
+    assert "can hold a rollout, not roll it back" in loaded.notes[0].message
 
 
 @pytest.mark.parametrize(

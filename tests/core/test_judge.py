@@ -242,15 +242,18 @@ def test_one_metric_alone_can_be_healthy(metrics: list[dict[str, Any]]) -> None:
     assert [f.metric for f in got.findings] == [metrics[0]["name"]]
 
 
-def test_metrics_of_kinds_not_judged_are_said_to_be_ignored_and_hold_nothing_up() -> None:
-    got = verdict(rollout(n=60), by=spec(metrics=[ERRORS, LATENCY, GAUGE, QUERY]))
+def test_a_gauge_without_values_yet_holds_nothing_up() -> None:
+    got = verdict(rollout(n=60), by=spec(metrics=[ERRORS, LATENCY, GAUGE]))
     assert got.verdict is Verdict.HEALTHY
-    for name in ("memory", "orders"):
-        ignored = finding(got, name)
-        assert ignored.verdict is Verdict.INCONCLUSIVE
-        assert ignored.note == "not judged by this version; ignored"
-        assert ignored.canary is None
+    assert (finding(got, "memory").verdict, finding(got, "memory").means) == (Verdict.INCONCLUSIVE, None)
+    assert finding(got, "memory").note == "no value of both arms yet"
     assert "memory" not in got.sentence
+
+
+def test_a_query_that_nothing_was_counted_of_is_never_healthy() -> None:
+    got = verdict(rollout(n=60), by=spec(metrics=[ERRORS, LATENCY, QUERY]))
+    assert got.verdict is Verdict.INCONCLUSIVE
+    assert (finding(got, "orders").canary_n, finding(got, "orders").toward_step) == (0, 0)
 
 
 # ── the culprit and the innocent ─────────────────────────────────────────────────────────────────────────────
