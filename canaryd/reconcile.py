@@ -113,20 +113,20 @@ class Reconciler:
 
     def tell(self) -> int:
         """Deliver what is owed; returns how many records were delivered. What fails stays owed, in order per canary."""
-        told, stuck = [], set()
+        told, stuck = 0, set()
         for record in self.ports.store.owed():
             if record.canary in stuck:
                 continue
             try:
                 for notifier in self.ports.notifiers:
                     notifier.notify(record)
-                told.append(record.id)
             except NotifyError as e:
                 stuck.add(record.canary)
                 log.warning("not told", record=record.id, error=str(e))
-        if told:
-            self.ports.store.told(told)
-        return len(told)
+                continue
+            self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
+            told += 1
+        return told
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -183,8 +183,7 @@ class Reconciler:
                 self._take(case, query, answers.get(case.canary.name))
             elif case.unseen:
                 case.measured = True
-        self._learn(cases)
-        self._judge([c for c in cases if c.measured])
+        self._believe([c for c in cases if c.measured])
 
     def _query(self, case: _Case, now: datetime) -> CountsQuery | None:
         """The instants to be read now, or nothing when there is no new one yet."""
@@ -232,8 +231,25 @@ class Reconciler:
             case.unseen = f"no counters of {names}" + (f" since {through:%H:%M:%S} UTC" if through else "")
             return
         case.readings = readings
+        if query.points[-1] - newest > query.step:  # counted all the same, but it says nothing of the present
+            case.unseen = f"the newest counters are of {newest:%H:%M:%S} UTC"
 
     # ── believe ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _believe(self, cases: list[_Case]) -> None:
+        """All together; where that has a defect, one by one: it stays with its canary, which is blind then."""
+        try:
+            self._learn(cases)
+            self._judge(cases)
+        except Exception as e:  # like the one in _guarded: the others must not be stopped
+            if len(cases) > 1:
+                for case in cases:
+                    self._believe([case])
+                return
+            (case,) = cases
+            log.exception("defect", canary=case.canary.name)
+            case.unseen, case.evidence, case.scored = f"defect: {type(e).__name__}: {e}", None, timedelta(0)
+            self._judge(cases)
 
     def _learn(self, cases: list[_Case]) -> None:
         """Bring every rollout's evidence up to its newest reading; round k takes the k-th stretch of each."""
@@ -250,14 +266,14 @@ class Reconciler:
     def _judge(self, cases: list[_Case]) -> None:
         subjects = []
         for case in cases:
-            held = case.evidence or case.state.evidence
-            arrays = held.arrays if held and held.arrays else tests.empty(NO_EDGES, len(case.canary.spec.steps))
+            held, gates = case.evidence or case.state.evidence, len(case.canary.spec.steps)
+            fits = held is not None and _fits(held, gates)
             subjects.append(
                 Subject(
                     spec=case.canary.spec,
-                    arrays=arrays,
-                    edges=held.edges if held and held.arrays else NO_EDGES,
-                    step=max(case.state.step, 0),
+                    arrays=held.arrays if held and fits else tests.empty(NO_EDGES, gates),
+                    edges=held.edges if held and fits else NO_EDGES,
+                    step=min(max(case.state.step, 0), gates - 1),  # the plan may have become shorter
                     weight=case.state.weight,
                     unseen=case.unseen,
                     canary=case.state.canary,
@@ -382,6 +398,7 @@ class _Intake:
         self.pods: dict[str, datetime] = dict(held.pods) if held else {}
         self.intervals = held.intervals if held else 0
         self.gained = timedelta(0)
+        self.first_edges = False
         self.stretches = list(self._stretches(counts.Classes.of(spec)))
         self.arrays, self.edges = self._arrays(held)
         self.scored = [self._counts(s, ports.metrics.settle) for s in self.stretches]
@@ -406,31 +423,37 @@ class _Intake:
         if held is None or not held.arrays:
             return tests.empty(found, gates), found
         replan = held.arrays["fine"].shape[1] != gates
-        first_edges = len(held.edges) == 0 and len(found) > 0
-        if not replan and not first_edges:
+        self.first_edges = len(held.edges) == 0 and len(found) > 0
+        if not replan and not self.first_edges:
             return dict(held.arrays), held.edges
         if replan:
             self.case.trouble.append("the plan changed: evidence starts again")
-        fresh = tests.empty(found, gates)
+        edges = found if self.first_edges else held.edges
+        fresh = tests.empty(edges, gates)
         fresh["clock"][:] = held.arrays["clock"]
         fresh["clock"][:2] = 0.0  # intervals and epochs
-        return fresh, found
+        for name in ("quick", "long", "mass"):  # what is known of stable: without it no row could be judged
+            known = held.arrays[name]
+            fresh[name][..., : known.shape[-1]] = known
+        self.intervals = 0
+        return fresh, edges
 
     def _counts(self, stretch: Stretch, settle: timedelta) -> bool:
         """Whether a stretch is evidence: the desired weight was in the route, unchanged, for all of it."""
         state, route = self.case.state, self.case.route
+        if self.first_edges:  # stable's durations must be known before the canary's are compared with them
+            return False
         if state.phase not in SCORED_PHASES or state.routed is None or route is None or route.weight != state.weight:
             return False
         return stretch.start >= state.routed + settle
 
     def item(self, k: int) -> Item:
+        stretch, state = self.stretches[k], self.case.state
         if self.scored[k]:
             self.intervals += 1
-            stretch = self.stretches[k]
             self.gained += min(stretch.end - stretch.start, self.case.canary.spec.interval)
-        return Item(
-            self.arrays, self.edges, self.rules, self.stretches[k], self.case.state.weight / 100, self.scored[k]
-        )
+        past = state.started is not None and stretch.start < state.started
+        return Item(self.arrays, self.edges, self.rules, stretch, state.weight / 100, self.scored[k], past)
 
     def result(self, *, keep_last: bool) -> tuple[Evidence, timedelta]:
         last = self.case.readings[-1]
@@ -465,6 +488,12 @@ def _observation(case: _Case, stored: Stored, now: datetime, *, again: bool = Fa
         hook=case.hook,
         trouble=tuple(case.trouble),
     )
+
+
+def _fits(held: Evidence, gates: int) -> bool:
+    """The arrays are those of a plan with so many steps and of the edges beside them."""
+    wanted = tests.empty(held.edges, gates)
+    return {k: v.shape for k, v in held.arrays.items()} == {k: v.shape for k, v in wanted.items()}
 
 
 def _again(case: _Case, stored: Stored) -> _Case:
