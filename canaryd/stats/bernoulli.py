@@ -50,7 +50,7 @@ def log_e_worse(
     inside = a_c <= (1 + r) * a_s + d
     low = a_s
     high = np.maximum(np.minimum((a_c - d) / (1 + r), (1 - d) / (1 + r) - TINY), low)
-    p = _project(n_c, n_s, a_c, a_s, r, d, low, high, cap=False)
+    p = _project(n_c, n_s, a_c, a_s, r, d, low, high)
     return _log_ratio(x_c, n_c, x_s, n_s, a_c, a_s, p, r, d, inside)
 
 
@@ -69,7 +69,7 @@ def log_e_fine(
     inside = a_c >= (1 + r) * a_s + d
     high = a_s
     low = np.minimum(np.maximum((a_c - d) / (1 + r), TINY), high)
-    p = _project(n_c, n_s, a_c, a_s, r, d, low, high, cap=True)
+    p = _project(n_c, n_s, a_c, a_s, r, d, low, high)
     return _log_ratio(x_c, n_c, x_s, n_s, a_c, a_s, p, r, d, inside)
 
 
@@ -94,14 +94,12 @@ def _arrays(*values: ArrayLike) -> tuple[Floats, ...]:
 
 
 def _project(
-    n_c: Floats, n_s: Floats, a_c: Floats, a_s: Floats, r: Floats, d: Floats, low: Floats, high: Floats, *, cap: bool
+    n_c: Floats, n_s: Floats, a_c: Floats, a_s: Floats, r: Floats, d: Floats, low: Floats, high: Floats
 ) -> Floats:
     """Root in p of the projection's derivative, which rises with p: bisection between `low` and `high`."""
     for _ in range(_STEPS):
         p = 0.5 * (low + high)
-        q = (1 + r) * p + d
-        if cap:
-            q = np.minimum(q, 1 - TINY)
+        q = np.minimum((1 + r) * p + d, 1 - TINY)
         slope = n_c * (1 + r) * (q - a_c) / (q * (1 - q)) + n_s * (p - a_s) / (p * (1 - p))
         below = slope < 0
         low = np.where(below, p, low)
