@@ -85,7 +85,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One rollout and one stretch. `scored`: it counts as evidence; else only stable's rates are learnt from it."""
+    """One rollout and one stretch. `scored`: it counts as evidence; else only stable's rates are learnt from it.
+
+    `past`: it lies before the rollout, so what the canary's workload served (perhaps as stable) is no harm done by it.
+    """
 
     arrays: Arrays
     edges: Floats  # (E,), the rollout's own, fixed when it began
@@ -93,6 +96,7 @@ class Item:
     stretch: Stretch
     weight: float  # share 0..1 that the route had during the stretch
     scored: bool
+    past: bool = False
 
 
 def empty(latency_edges: Floats, gates: int) -> Arrays:
@@ -318,8 +322,8 @@ def _learn(batch: Batch, items: Sequence[Item], counts: Floats) -> None:
         # Where some edges are missing, the buckets between the others are unknown (and would come out negative).
         whole = np.all((n_s[:, 1:] == timed[:, None]) | ~batch.real[:, 1:], axis=1)[:, None]
         a["mass"] = np.where(seen & whole, edges.HISTOGRAM_FADE * a["mass"] + buckets, a["mass"])
-    a["clock"][:, _AT["harmed"]] += [i.stretch.canary.requests for i in items]
-    a["clock"][:, _AT["failures"]] += [i.stretch.canary.failures for i in items]
+    a["clock"][:, _AT["harmed"]] += [0.0 if i.past else i.stretch.canary.requests for i in items]
+    a["clock"][:, _AT["failures"]] += [0.0 if i.past else i.stretch.canary.failures for i in items]
     # The rate of requests is learnt from ordinary stretches only: one that a jumping clock made long would make it
     # look small, and with it the budget per request large.
     usual = np.array([i.stretch.seconds <= LONGEST_USUAL * i.rules.interval for i in items])
