@@ -234,6 +234,33 @@ def test_everything_is_counted_exactly_once(remembers: bool) -> None:
     assert world.state().baked == timedelta(seconds=250)
 
 
+@pytest.mark.parametrize("settle", [0, 15])
+def test_an_interval_in_which_the_weight_changed_or_settles_is_not_evidence(settle: int) -> None:
+    world = World(canary(**{"steps": [{"weight": 10, "bake": "1h"}, 50]}))
+    world.metrics.settle = timedelta(seconds=settle)
+    world.start()
+    world.traffic(3, freeze=False)
+    for _ in range(3):  # every tick comes three seconds after the counters of the grid
+        world.traffic(7)
+        world.traffic(3, freeze=False)
+        world.tick()
+        if world.weight():
+            break
+    wanted = 1 if settle == 0 else 2  # intervals until the first whole one at the new weight
+    for _ in range(wanted):
+        world.traffic(7)
+        assert counted(world)[1] == 0.0
+        clean = world.served["api-b"]
+        world.traffic(3, freeze=False)
+        world.tick()
+    assert counted(world)[1] == 0.0
+    world.traffic(7)
+    scored = world.served["api-b"] - clean
+    world.traffic(3, freeze=False)
+    world.tick()
+    assert (counted(world)[1], world.state().baked) == (scored, timedelta(seconds=10))
+
+
 @BOTH
 def test_a_source_that_is_away_for_three_ticks_is_blind_and_nothing_is_lost_or_counted_twice(remembers: bool) -> None:
     world = begun(canary(**{"steps": [{"weight": 10, "bake": "1h"}, 50]}), remembers=remembers)
@@ -467,6 +494,19 @@ def test_damaged_evidence_of_one_canary_makes_it_blind_and_leaves_the_others_alo
     assert (world.state("bad").phase, world.weight("bad")) == (Phase.PROGRESSING, 10)
     assert "defect" in world.state("bad").sentence
     assert "blind" in world.told("bad")
+
+
+def test_counters_that_stand_still_are_counted_and_are_blindness_all_the_same() -> None:
+    world = begun(canary(**{"steps": [{"weight": 10, "bake": "1h"}, 50]}))
+    world.turn(2)
+    world.traffic(10)  # the last counters that the source will ever have
+    clean = world.served["api-b"]
+    for _ in range(3):
+        world.traffic(10, freeze=False)
+    world.tick()
+    assert counted(world)[1] == clean
+    assert world.state().latest["verdict"] == "blind"
+    assert "the newest counters are of" in world.state().sentence
 
 
 # ── hands, stores and routers that fail ──────────────────────────────────────────────────────────────────────

@@ -49,7 +49,9 @@ def look(
     ("state", "verdict", "more", "n"),
     [
         pytest.param(at(Phase.PROGRESSING, verdict=Verdict.HEALTHY), None, {}, 0, id="nothing-happened"),
-        pytest.param(at(Phase.PROGRESSING), Verdict.HEALTHY, {"scored": TICK}, 1, id="evidence-was-counted"),
+        pytest.param(
+            at(Phase.PROGRESSING, verdict=Verdict.HEALTHY), Verdict.HEALTHY, {"scored": TICK}, 1, id="evidence-counted"
+        ),
         pytest.param(PASSED, Verdict.HEALTHY, {}, 1, id="a-step"),
         pytest.param(at(Phase.PROGRESSING, verdict=Verdict.HEALTHY), Verdict.BLIND, {}, 1, id="verdict-changed"),
         pytest.param(at(Phase.PROGRESSING, verdict=Verdict.BLIND), Verdict.BLIND, {}, 0, id="verdict-as-before"),
