@@ -190,8 +190,8 @@ def test_a_kill_at_any_write_ends_the_same_when_the_daemon_is_back_later(
 ) -> None:
     whole = Fuse()
     calm = play(story, remembers, whole, at_once=True)
-    for k in range(1, len(whole.calls) + 1, 3):
-        fuse = Fuse(frozenset({k}), after=k % 2 == 0)
+    for k in range(1, len(whole.calls) + 1, 5):
+        fuse = Fuse(frozenset({k}), after=k % 4 == 1)
         world = play(story, remembers, fuse, at_once=False)
         state = world.state()
         assert (state.phase, state.stable, state.weight) == (end, calm.state().stable, 0), fuse.calls[k - 1]
