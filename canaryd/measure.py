@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
 import numpy as np
+import structlog
 
 from canaryd import counts
 from canaryd.errors import SourceError
@@ -33,6 +34,8 @@ from canaryd.stats import evidence as tests
 from canaryd.stats import history
 from canaryd.stats.edges import NO_EDGES
 from canaryd.stats.evidence import Item, Rules
+
+log = structlog.get_logger("canaryd.measure")
 
 HISTORY_INTERVALS = 20  # of stable's past, read when a rollout begins
 HOUR = timedelta(hours=1)
@@ -92,8 +95,7 @@ class Measurer:
                 self._take(case, query, answers.get(case.canary.name))
             elif case.unseen:
                 case.measured = True
-        self._learn(cases)
-        self.judge([c for c in cases if c.measured])
+        self._believe([c for c in cases if c.measured])
 
     def _query(self, case: Case, now: datetime) -> CountsQuery | None:
         """The instants to be read now, or nothing when there is no new one yet."""
@@ -145,6 +147,8 @@ class Measurer:
             case.unseen = f"no counters of {names}" + (f" since {before:%H:%M:%S} UTC" if before else "")
             return
         case.readings, case.started, case.metrics_unseen = readings, answer.started, answer.unseen
+        if query.points[-1] - newest > query.step:  # counted all the same, but it says nothing of the present
+            case.unseen = f"the newest counters are of {newest:%H:%M:%S} UTC"
         if kept is None and self.source.remembers and case.canary.spec.history:
             case.past = self._past(case, query)
 
@@ -163,6 +167,21 @@ class Measurer:
 
     # ── believe ──────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _believe(self, cases: Sequence[Case]) -> None:
+        """All together; where that has a defect, one by one: it stays with its canary, which is blind then."""
+        try:
+            self._learn(cases)
+            self.judge(cases)
+        except Exception as e:  # a defect in one rollout must not stop the others
+            if len(cases) > 1:
+                for case in cases:
+                    self._believe([case])
+                return
+            (case,) = cases
+            log.exception("defect", canary=case.canary.name)
+            case.unseen, case.evidence, case.scored = f"defect: {type(e).__name__}: {e}", None, timedelta(0)
+            self.judge(cases)
+
     def _learn(self, cases: Sequence[Case]) -> None:
         """Bring every rollout's evidence up to its newest reading; round k takes the k-th stretch of each."""
         work = [(case, _Intake(case, self.source)) for case in cases if case.readings]
@@ -180,14 +199,14 @@ class Measurer:
         """Judge what has been taken in, or what was held before where nothing was."""
         subjects = []
         for case in cases:
-            held = case.evidence or case.state.evidence
-            arrays = held.arrays if held and held.arrays else tests.empty(NO_EDGES, len(case.canary.spec.steps))
+            held, gates = case.evidence or case.state.evidence, len(case.canary.spec.steps)
+            fits = held is not None and _fits(held, gates)
             subjects.append(
                 Subject(
                     spec=case.canary.spec,
-                    arrays=arrays,
-                    edges=held.edges if held and held.arrays else NO_EDGES,
-                    step=max(case.state.step, 0),
+                    arrays=held.arrays if held and fits else tests.empty(NO_EDGES, gates),
+                    edges=held.edges if held and fits else NO_EDGES,
+                    step=min(max(case.state.step, 0), gates - 1),  # the plan may have become shorter
                     weight=case.state.weight,
                     unseen=case.unseen,
                     canary=case.state.canary,
@@ -198,6 +217,12 @@ class Measurer:
             )
         for case, judgement in zip(cases, judge(subjects), strict=True):
             case.judgement = judgement
+
+
+def _fits(held: Evidence, gates: int) -> bool:
+    """The arrays are those of a plan with so many steps and of what stands beside them."""
+    room = (len(held.stable_pods), len(held.canary_pods), len(held.queries), len(held.gauges))
+    return tests.fits(held.arrays, held.edges, gates, *room)
 
 
 def _templates(spec: Spec) -> tuple[Template, ...]:
@@ -231,14 +256,15 @@ class _Intake:
         self.gauges = tuple(g.name for g in spec.gauges())
         self.pods: dict[str, datetime] = dict(held.pods) if held else {}
         self.intervals = held.intervals if held else 0
+        self.first_edges = False
         found = list(self._stretches(counts.Classes.of(spec)))
         self.first = sum(held is not None and s.end <= held.through for s in found)  # those before are context
         self.all = found
         self.stretches = found[self.first : None if self.source.simultaneous else -1]
+        self.arrays, self.edges = self._arrays(held)
         known = held.ahead if held else None
         fresh = [s for s in found[self.first :] if (known is None or s.end > known) and self._counts(s)]
         self.gained = sum((min(s.end - s.start, spec.interval) for s in fresh), timedelta(0))
-        self.arrays, self.edges = self._arrays(held)
         self.stable_pods, self.canary_pods = self._told_apart(held)
         self.arrays = tests.with_pods(self.arrays, len(self.stable_pods), len(self.canary_pods))
         self._remember()
@@ -264,16 +290,14 @@ class _Intake:
             return tests.empty(found, gates, queries=queries, gauges=gauges), found
         asked = (held.queries, held.gauges) != (self.queries, self.gauges)
         replan = held.arrays["fine"].shape[1] != gates or asked
-        first_edges = len(held.edges) == 0 and len(found) > 0
-        if not replan and not first_edges:
+        self.first_edges = len(held.edges) == 0 and len(found) > 0
+        if not replan and not self.first_edges:
             return dict(held.arrays), held.edges
         if replan:
             self.case.trouble.append("the plan changed: evidence starts again")
-        fresh = tests.empty(found, gates, len(held.stable_pods), len(held.canary_pods), queries, gauges)
-        fresh["clock"][:] = held.arrays["clock"]
-        fresh["clock"][:2] = 0.0  # intervals and epochs
+        edges = found if self.first_edges else held.edges
         self.intervals = 0
-        return fresh, found
+        return tests.renewed(held.arrays, edges, gates, queries, gauges), edges
 
     def _told_apart(self, held: Evidence | None) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The pods behind the arrays' pod axes: those known, then new ones while there is room."""
@@ -294,6 +318,8 @@ class _Intake:
     def _counts(self, stretch: Stretch) -> bool:
         """Whether a stretch is evidence: the desired weight was in the route, unchanged, for all of it."""
         state, route = self.case.state, self.case.route
+        if self.first_edges:  # stable's durations must be known before the canary's are compared with them
+            return False
         if not state.phase.is_scored or state.routed is None or route is None or route.weight != state.weight:
             return False
         return stretch.start >= state.routed + self.source.settle
@@ -305,6 +331,7 @@ class _Intake:
         around: tuple[Stretch | None, Stretch | None] = (None, None)
         if not self.source.simultaneous:
             around = (self.all[at - 1] if at else None, self.all[at + 1])
+        began = self.case.state.started
         return Item(
             self.arrays,
             self.edges,
@@ -315,6 +342,7 @@ class _Intake:
             around,
             self.stable_pods,
             self.canary_pods,
+            past=began is not None and stretch.start < began,
         )
 
     def unseen(self) -> dict[str, str]:

@@ -83,20 +83,20 @@ class Reconciler:
 
     def tell(self) -> int:
         """Deliver what is owed; returns how many records were delivered. What fails stays owed, in order per canary."""
-        told, stuck = [], set()
+        told, stuck = 0, set()
         for record in self.ports.store.owed():
             if record.canary in stuck:
                 continue
             try:
                 for notifier in self.ports.notifiers:
                     notifier.notify(record)
-                told.append(record.id)
             except NotifyError as e:
                 stuck.add(record.canary)
                 log.warning("not told", record=record.id, error=str(e))
-        if told:
-            self.ports.store.told(told)
-        return len(told)
+                continue
+            self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
+            told += 1
+        return told
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────────────────
 

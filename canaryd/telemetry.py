@@ -38,7 +38,9 @@ def configure_logging(format: str, level: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer: Any = structlog.dev.ConsoleRenderer() if console else structlog.processors.JSONRenderer()
+    # The default would print the local variables of every frame: slow, and a secret could be among them.
+    lines = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    renderer: Any = lines if console else structlog.processors.JSONRenderer()
     traceback: list[Any] = [] if console else [structlog.processors.format_exc_info]
     structlog.configure(
         processors=[*shared, *traceback, renderer],

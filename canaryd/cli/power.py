@@ -105,8 +105,8 @@ def _assumed(rps: float, pods: int, failures: str) -> Traffic:
 def _measured(canary: Canary, url: str) -> Traffic:
     """Stable's last hour. Raises SourceError, UsageError for an unusable URL."""
     from canaryd.adapters.prometheus import PrometheusSource
-    from canaryd.ports import CountsQuery
     from canaryd.measure import grid_floor
+    from canaryd.ports import CountsQuery
     from canaryd.simulation.observed import learn
 
     spec, (stable, other) = canary.spec, canary.spec.workloads.pools

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -28,8 +27,8 @@ from canaryd import render, wording
 from canaryd.adapters.sqlite_store import SqliteStore
 from canaryd.demo import prometheus
 from canaryd.demo.lab import Lab, LoadStats, PoolSpec, ServiceSpec
-from canaryd.demo.processes import Child, LabError, Nursery, free_port, wait_until
-from canaryd.errors import StoreError
+from canaryd.demo.processes import Child, LabError, Nursery
+from canaryd.demo.site import Site, from_page, from_prometheus
 from canaryd.model import Record
 
 DEADLINE = 150.0  # seconds from the start of the releases until the show gives up
@@ -92,21 +91,6 @@ spec:
   warmUp: 0s
 """
 
-SETTINGS = """\
-state: {{path: state.db}}
-canaries: [canaries]
-web: {{listen: "127.0.0.1:{port}"}}
-log: {{format: json, level: info}}
-metrics:
-  source: {source}
-"""
-PROMETHEUS = """\
-  prometheus: {{url: "{url}", scrapeInterval: 1s, lag: 1500ms, timeout: 3s}}
-"""
-SCRAPE = """\
-  scrape: {{urls: ["{url}"], timeout: 1500ms}}
-"""
-
 
 def main(*, keep: bool, rate: int, directory: Path) -> int:
     """The whole show. Returns 0 only when all three releases ended as they should; 130 after Ctrl-C."""
@@ -142,7 +126,6 @@ class _Show:
     def __init__(self, console: Console, directory: Path, rate: int, *, keep: bool) -> None:
         self.console, self.directory, self.rate, self.keep = console, directory, rate, keep
         self.prometheus = prometheus.find()
-        self.config = directory / "canaryd.yaml"
         self.began = time.monotonic()
         self.told: list[Record] = []
         self.seen: set[str] = set()
@@ -163,17 +146,20 @@ class _Show:
             ) as lab,
             Nursery(self.directory / "log") as nursery,
         ):
-            self._configure(lab)
-            daemon = nursery.start("canaryd", [sys.executable, "-m", "canaryd", "run", "--config", str(self.config)])
+            site = Site(
+                self.directory, nursery, from_prometheus(lab.prometheus_url) if use else from_page(lab.metrics_url)
+            )
+            self._write_policies(lab, site)
+            daemon = site.run()
             lab.start_load(duration=4 * 3600.0 if self.keep else DEADLINE + 60)
-            store = self._store_of(daemon)
+            store = site.open_store(daemon)
             time.sleep(FIRST_SCRAPE if use else BASELINE)
-            self._start_releases()
+            self._start_releases(site)
             self._watch(store, daemon, until=time.monotonic() + DEADLINE)
             stats = lab.load_stats()
             code = self._conclude(store, stats)
             if self.keep:
-                self._stay(store, daemon)
+                self._stay(store, daemon, site)
             store.close()
         return code
 
@@ -189,14 +175,7 @@ class _Show:
         else:
             say("counters: read from Envoy directly; for Prometheus: apt-get install prometheus", markup=False)
 
-    def _configure(self, lab: Lab) -> None:
-        if self.prometheus is not None:
-            source = PROMETHEUS.format(url=lab.prometheus_url)
-        else:
-            source = SCRAPE.format(url=lab.metrics_url)
-        named = "prometheus" if self.prometheus is not None else "scrape"
-        self.config.write_text(SETTINGS.format(port=free_port(), source=named) + source)
-        (self.directory / "canaries").mkdir()
+    def _write_policies(self, lab: Lab, site: Site) -> None:
         for release in RELEASES:
             name = release.service
             text = POLICY.format(
@@ -205,36 +184,19 @@ class _Show:
                 blue=lab.health_url(f"{name}-blue"),
                 green=lab.health_url(f"{name}-green"),
             )
-            (self.directory / "canaries" / f"{name}.yaml").write_text(text)
+            site.write(name, text)
         policy = POLICY.format(service=RELEASES[0].service, path="…", blue="…", green="…")
         self.console.print(f"\nthe policy of each ({self.directory.name}/canaries):", markup=False)
         self.console.print(
             Text(policy.partition("  steps:")[1] + policy.partition("  steps:")[2].rstrip(), style="dim")
         )
 
-    def _store_of(self, daemon: Child) -> SqliteStore:
-        """The daemon's state file, once it has made it and is at work."""
-
-        def opened() -> SqliteStore | None:
-            if not daemon.running:
-                raise LabError(f"canaryd did not start:\n{daemon.last_words()}")
-            try:
-                store = SqliteStore(self.directory / "state.db", create=False)
-            except StoreError:
-                return None
-            return store if store.heartbeat() else None
-
-        store = wait_until(opened, "canaryd to begin", timeout=20.0)
-        assert store is not None
-        return store
-
-    def _start_releases(self) -> None:
+    def _start_releases(self, site: Site) -> None:
         self.console.print()
         for release in RELEASES:
             words = ["start", release.service, "--revision", "v2"]
             self.console.print(f"$ canaryd {' '.join(words)}", markup=False)
-            argv = [sys.executable, "-m", "canaryd", *words, "--config", str(self.config)]
-            done = subprocess.run(argv, capture_output=True, text=True, timeout=20, check=False)
+            done = site.command(*words)
             if done.returncode:
                 raise LabError(f"canaryd start said: {done.stderr or done.stdout}")
         self.console.print()
@@ -344,10 +306,10 @@ class _Show:
         lost = stats.services[release.service].lost
         return "; ".join([*parts, f"lost: {wording.count(lost)}"])
 
-    def _stay(self, store: SqliteStore, daemon: Child) -> None:
+    def _stay(self, store: SqliteStore, daemon: Child, site: Site) -> None:
         """Keep everything running for a person, until Ctrl-C."""
         program = f"{os.path.relpath(sys.executable)} -m canaryd"
-        here = os.path.relpath(self.config)
+        here = os.path.relpath(site.config)
         say = self.console.print
         say("\nIt keeps running until Ctrl-C. In another terminal:", markup=False)
         say(f"  alias canaryd='{program}'; export CANARYD_CONFIG={here}", markup=False)

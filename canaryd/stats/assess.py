@@ -180,7 +180,7 @@ def _shown(batch: Batch) -> tuple[Floats, Floats, tuple[Floats, Floats, Floats]]
     middle, low, high = difference.interval(total, requests, leverage, share, inflation=batch.a["phi"][:, 0])
     with np.errstate(divide="ignore", invalid="ignore"):
         rate_c = np.where(requests > 0, bad / requests, x_c / n_c)
-    rate_s = np.where(requests > 0, np.clip(rate_c - middle, 0.0, 1.0), np.nan)  # clip: rounding would show "−0 %"
+    rate_s = np.where(requests > 0, np.clip(rate_c - middle, 0.0, 1.0), np.nan)  # clip: rounding
     return rate_c, rate_s, (middle, low, high)
 
 

@@ -127,7 +127,10 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One rollout and one stretch. `scored`: it counts as evidence; else only stable's rates are learnt from it."""
+    """One rollout and one stretch. `scored`: it counts as evidence; else only stable's rates are learnt from it.
+
+    `past`: it lies before the rollout, so what the canary's workload served (perhaps as stable) is no harm done by it.
+    """
 
     arrays: Arrays
     edges: Floats  # (E,), the rollout's own, fixed when it began
@@ -138,6 +141,7 @@ class Item:
     around: tuple[Stretch | None, Stretch | None] = (None, None)  # the neighbours in time, for the scrape-phase guard
     stable_pods: tuple[str, ...] = ()  # names behind the pod axes of the arrays
     canary_pods: tuple[str, ...] = ()
+    past: bool = False  # before the rollout began: what the canary's workload served then is no harm done by it
 
 
 def empty(
@@ -194,6 +198,28 @@ def forget(arrays: Mapping[str, Floats]) -> Arrays:
         fresh[name][...] = arrays[name]
     fresh["clock"][[_AT[n] for n in ("intervals", "epochs", "weight", "share_c", "share_n", "phi0")]] = 0.0
     return fresh
+
+
+def renewed(arrays: Mapping[str, Floats], latency_edges: Floats, gates: int, queries: int, gauges: int) -> Arrays:
+    """Room for another plan or for edges that turned up late; what is known of stable's errors and edges stays.
+
+    Nothing is proven any more. `latency_edges` are those so far, or the first there are. What is known of query rows
+    is forgotten, since they may be others.
+    """
+    rows = len(arrays["mass"])  # errors and edges so far
+    stable, canary = (arrays[k].shape[1] for k in ("pods_s", "pods_c"))
+    fresh = empty(latency_edges, gates, stable, canary, queries, gauges)
+    for name in ("quick", "long", "noise", "residual", "past"):
+        fresh[name][:, :rows] = arrays[name][:, :rows]
+    fresh["mass"][:rows], fresh["served"][:], fresh["clock"][:] = arrays["mass"], arrays["served"], arrays["clock"]
+    fresh["clock"][[_AT[n] for n in ("intervals", "epochs")]] = 0.0
+    return fresh
+
+
+def fits(arrays: Mapping[str, Floats], edges: Floats, gates: int, *room: int) -> bool:
+    """The arrays are those of `empty` with the same arguments."""
+    wanted = empty(edges, gates, *room)
+    return {k: v.shape for k, v in arrays.items()} == {k: v.shape for k, v in wanted.items()}
 
 
 def queries_in(arrays: Mapping[str, Floats]) -> int:
@@ -401,6 +427,7 @@ class Counts:
     x_near: Floats
     n_near: Floats
     near: Mask  # (2, C)
+    past: Mask  # (C,) before the rollout began
     gauge_c: Floats  # (C, A, K) values, nan where there is none
     gauge_s: Floats  # (C, A, P)
 
@@ -427,6 +454,7 @@ class Counts:
             x_near=np.zeros((2, c, m)),
             n_near=np.zeros((2, c, m)),
             near=np.zeros((2, c), dtype=bool),
+            past=no,
             gauge_c=np.full(batch.a["gauge_c"].shape[:3], np.nan),
             gauge_s=np.full(batch.a["gauge_s"].shape[:3], np.nan),
         )
@@ -454,6 +482,7 @@ def counted(batch: Batch, items: Sequence[Item]) -> Counts:
     stretches = [i.stretch for i in items]
     counts.scored = np.array([i.scored for i in items])
     counts.weight = np.array([i.weight for i in items])
+    counts.past = np.array([i.past for i in items])
     counts.seconds = np.array([s.seconds for s in stretches])
     counts.stable_present = np.array([s.stable.present for s in stretches])
     counts.all_x_c = np.array([s.canary.failures for s in stretches])
@@ -656,8 +685,8 @@ def _learn(batch: Batch, counts: Counts) -> None:
     a["noise"] += np.stack([(r**2).sum(1), v.sum(1)], axis=1)
     a["residual"] += r
     a["served"] += counts.n_pods[..., 0]
-    a["clock"][:, _AT["harmed"]] += counts.all_n_c
-    a["clock"][:, _AT["failures"]] += counts.all_x_c
+    a["clock"][:, _AT["harmed"]] += np.where(counts.past, 0.0, counts.all_n_c)
+    a["clock"][:, _AT["failures"]] += np.where(counts.past, 0.0, counts.all_x_c)
     # The rate of requests is learnt from ordinary stretches only: one that a jumping clock made long would make it
     # look small, and with it the budget per request large.
     usual = counts.seconds <= LONGEST_USUAL * batch.per("interval")

@@ -319,6 +319,7 @@ def test_nothing_is_ever_negative_and_a_part_never_exceeds_its_whole(before: Cou
     assert np.isfinite(got.edges).all()
 
 
+@settings(max_examples=40)
 @given(counters, counters, st.randoms())
 def test_the_order_in_which_series_arrive_and_copies_of_them_change_nothing(
     before: Counters, after: Counters, random: Any
@@ -331,6 +332,7 @@ def test_the_order_in_which_series_arrive_and_copies_of_them_change_nothing(
     assert both(between(*shuffled)) == both(between(before, after))
 
 
+@settings(max_examples=50)
 @given(counters, st.lists(values, min_size=25, max_size=25), st.floats(0, 1))
 def test_a_series_split_in_two_counts_the_same(before: Counters, grown: list[float], part: float) -> None:
     """As when a label that does not matter tells requests apart: here, by a flag that nobody ignores."""
@@ -356,11 +358,13 @@ def test_two_adjacent_stretches_add_up_to_the_whole(series: Mapping[CounterKey, 
         assert (a.slower + b.slower).tolist() == c.slower.tolist()
 
 
+@settings(max_examples=30)
 @given(counters)
 def test_the_same_reading_twice_is_no_request(reading: Counters) -> None:
     assert not any(increments(Reading(T0, reading), Reading(T0 + MINUTE, reading)).values())
 
 
+@settings(max_examples=40)
 @given(counters, counters)
 def test_the_arms_are_counted_apart(before: Counters, after: Counters) -> None:
     mirror = {C: S, S: C}

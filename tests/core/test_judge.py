@@ -327,9 +327,10 @@ def test_the_requests_said_to_be_needed_are_about_those_that_it_takes() -> None:
     errors = finding(verdict(plan, NO_EDGES, ONLY_ERRORS), "errors")
     assert errors.needed is not None
     expected = errors.needed + errors.canary_n
+    arrays = run(plan, NO_EDGES, Rules.of(ONLY_ERRORS))
     for _ in range(100):
-        plan.append((service.stretch(0.25), 0.25, True))
-        now = verdict(plan, NO_EDGES, ONLY_ERRORS)
+        arrays = run([(service.stretch(0.25), 0.25, True)], NO_EDGES, Rules.of(ONLY_ERRORS), arrays)
+        now = judge([Subject(ONLY_ERRORS, arrays, NO_EDGES, 1, 25)])[0]
         if now.verdict is Verdict.HEALTHY:
             break
     assert finding(now, "errors").canary_n == pytest.approx(expected, rel=0.6)
@@ -358,6 +359,7 @@ def test_a_canary_that_was_never_beside_stable_is_compared_with_nothing() -> Non
     assert re.fullmatch(r"errors [0-9.]+ % canary \(n [0-9 ]+\)", got.sentence)
     assert finding(got, "errors").stable is None
     assert finding(got, "errors").low is None
+    assert finding(got, "errors").log_e >= -log(SPEC.alpha)
 
 
 def test_a_regression_by_a_metric_that_was_since_removed_is_still_told() -> None:
@@ -419,7 +421,7 @@ plans = st.lists(
 texts = st.sampled_from(["", "no answer"])
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(plans, st.integers(0, 2), st.sampled_from([0, 1, 50, 100]), texts)
 def test_nothing_that_is_no_number_ever_reaches_a_person(plan: Plan, step: int, weight: int, unseen: str) -> None:
     got = verdict(plan, by=spec(metrics=[ERRORS, LATENCY, GAUGE]), step=step, weight=weight, unseen=unseen)

@@ -54,6 +54,7 @@ class World:
         self.slowdown: dict[str, float] = {}
         self.served: dict[str, int] = {}  # the truth, by workload, to compare with what was counted
         self.failed: dict[str, int] = {}
+        self.served_at: dict[datetime, dict[str, int]] = {}
         self.metrics = MemoryMetrics(remembers=remembers)
         self.router = MemoryRouter()
         self.workloads = MemoryWorkloads()
@@ -85,6 +86,7 @@ class World:
             self._serve(a, n - n_b)
             self._serve(b, n_b)
         self.now += timedelta(seconds=seconds)
+        self.served_at[self.now] = dict(self.served)
         if freeze:
             self.metrics.tick(self.now)
 

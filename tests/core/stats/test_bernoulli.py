@@ -6,7 +6,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 from scipy.stats import binom, binomtest
@@ -133,6 +133,7 @@ counts = st.integers(0, 10**6)
 shares = st.floats(1e-6, 1 - 1e-6)
 
 
+@settings(max_examples=50)
 @given(n=counts, share=shares, a_c=shares, a_s=shares, r=st.floats(0, 3), d=st.floats(0, 0.5))
 def test_an_arm_that_served_nothing_is_no_evidence(
     n: int, share: float, a_c: float, a_s: float, r: float, d: float
@@ -144,6 +145,7 @@ def test_an_arm_that_served_nothing_is_no_evidence(
     assert log_e_above(0, 0, a_c, a_s) == log_e_below(0, 0, a_c, a_s) == 0
 
 
+@settings(max_examples=50)
 @given(n_c=counts, n_s=counts, u=shares, v=shares, a_c=shares, a_s=shares, r=st.floats(0, 3), d=st.floats(0, 0.5))
 def test_a_bet_inside_the_null_is_no_bet_and_every_other_is_finite(
     n_c: int, n_s: int, u: float, v: float, a_c: float, a_s: float, r: float, d: float
@@ -158,6 +160,13 @@ def test_a_bet_inside_the_null_is_no_bet_and_every_other_is_finite(
         assert fine == 0
     assert np.isfinite(worse)
     assert np.isfinite(fine)
+
+
+@pytest.mark.parametrize(("a_s", "r", "d"), [(0.5, 1.0, 0.0), (0.5, 0.0, 0.5), (0.5, 3.0, 0.5), (0.9, 100.0, 100.0)])
+def test_a_tolerance_that_allows_every_share_leaves_nothing_to_bet_on(a_s: float, r: float, d: float) -> None:
+    for a_c in (0.1, 0.5, 1 - 1e-7):
+        assert log_e_worse(50, 100, 1, 100, a_c, a_s, r, d) == 0
+        assert log_e_worse(0, 0, 0, 0, a_c, a_s, r, d) == 0
 
 
 @pytest.mark.parametrize(("a_c", "a_s"), ALTERNATIVES)

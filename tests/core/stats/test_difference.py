@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
@@ -78,6 +78,7 @@ def test_without_requests_there_is_no_number() -> None:
 sums = st.tuples(st.integers(1, 10**6), st.floats(0, 1), st.floats(1e-3, 100), st.floats(1e-7, 1 - 1e-6))
 
 
+@settings(max_examples=40)
 @given(sums)
 def test_it_contains_the_difference_and_stays_within_minus_one_and_one(case: tuple[int, float, float, float]) -> None:
     n, share, ratio, rate_s = case
@@ -86,6 +87,7 @@ def test_it_contains_the_difference_and_stays_within_minus_one_and_one(case: tup
     assert -1 <= low[0] <= middle[0] <= high[0] <= 1
 
 
+@settings(max_examples=40)
 @given(sums, st.floats(0.01, 0.99))
 def test_it_is_never_narrower_with_less_data(case: tuple[int, float, float, float], part: float) -> None:
     n, share, ratio, rate_s = case

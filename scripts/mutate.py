@@ -1,0 +1,409 @@
+"""`make mutate`: breaks the core on purpose, one named way at a time; every one must make a test of tests/core fail.
+
+    python scripts/mutate.py [WORD ...]     only those whose name or file contains a word
+
+Works on a copy of the tree in a temporary directory and never touches the tree itself. The tests that are nearest run
+first, then all of tests/core. Exits with 1 when a mutation survives, or when the text that it replaces is not found
+exactly once: then the code has moved on and the list below must follow.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPIED = ("canaryd", "tests", "config", "pyproject.toml", "LICENSE")
+# Tests that look at none of the modules below: texts, documents and how things are shown.
+UNMOVED = ("docs", "config", "mutated_documents", "render", "policy", "codec")
+LONGEST = 600.0  # seconds for one run of the tests; tests that hang have noticed, too
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One way to break the core. `near`: parts of the names of the test files that should notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    near: tuple[str, ...]
+
+
+def _in(file: str, *near: str) -> _Group:
+    return _Group(f"canaryd/{file}.py", near)
+
+
+class _Group:
+    """Collects the mutations of one file."""
+
+    def __init__(self, file: str, near: tuple[str, ...]) -> None:
+        self.file, self.near = file, near
+
+    def __call__(self, name: str, old: str, new: str) -> Mutant:
+        return Mutant(name, self.file, old, new, self.near)
+
+
+plan = _in("plan", "plan", "mutants", "reconcile")
+reconcile = _in("reconcile", "reconcile", "mutants", "rollout")
+counts = _in("counts", "counts", "mutants")
+bernoulli = _in("stats/bernoulli", "bernoulli", "mutants")
+evidence = _in("stats/evidence", "evidence", "mutants", "judge")
+assess = _in("stats/assess", "assess", "mutants", "judge")
+judge = _in("judge", "judge", "mutants")
+records = _in("records", "records", "mutants", "reconcile")
+share = _in("stats/share", "share", "mutants")
+store = _in("adapters/memory", "memory", "mutants", "reconcile")
+
+MUTANTS: tuple[Mutant, ...] = (
+    # ── the state machine ──
+    plan(
+        "a regression is ignored while paused",
+        "if state.phase not in (Phase.PROGRESSING, Phase.PAUSED, Phase.PROMOTING):",
+        "if state.phase not in (Phase.PROGRESSING, Phase.PROMOTING):",
+    ),
+    plan("blindness reaches no deadline", "    _blind_too_long,\n    _paused,\n", "    _paused,\n"),
+    plan(
+        "no evidence is proof enough",
+        "(state.skip_analysis and judged.verdict is Verdict.INCONCLUSIVE)",
+        "(judged.verdict is Verdict.INCONCLUSIVE)",
+    ),
+    plan(
+        "a step needs no confirmed share",
+        "confirmed = judged.share is not None and judged.share.confirmed",
+        "confirmed = judged.share is not None",
+    ),
+    plan("a step needs no bake time", "state.baked >= canary.spec.bake(state.step)", "state.baked >= timedelta(0)"),
+    plan("time that was not scored bakes", "baked=state.baked + seen.scored", "baked=state.baked + passed"),
+    plan("bake time is taken along to the next step", "baked=timedelta(0),", "baked=state.baked,"),
+    plan(
+        "a revert alarms people",
+        "DecisionKind.REVERT, said, tell=True)",
+        'DecisionKind.REVERT, said, tell=True, severity="critical")',
+    ),
+    plan(
+        "what was rolled back starts again by itself",
+        "if state.phase is Phase.PROMOTING or wanted == state.revision:",
+        "if state.phase is Phase.PROMOTING or wanted == state.revision and state.phase is not Phase.ROLLED_BACK:",
+    ),
+    plan(
+        "a newer revision takes over a promotion",
+        "if state.phase is Phase.PROMOTING or wanted == state.revision:",
+        "if wanted == state.revision:",
+    ),
+    plan(
+        "blind time is never forgotten",
+        "state = replace(state, blind=timedelta(0), blind_told=False,",
+        "state = replace(state, blind_told=False,",
+    ),
+    plan(
+        "the blind deadline rolls back though it should hold",
+        "if spec.on_blind is OnBlind.ROLLBACK:",
+        "if spec.on_blind is OnBlind.HOLD:",
+    ),
+    plan(
+        "a clock set forward reaches every deadline",
+        "passed = min(max(since, timedelta(0)), 2 * canary.spec.interval)",
+        "passed = max(since, timedelta(0))",
+    ),
+    plan(
+        "a clock set back takes time away",
+        "passed = min(max(since, timedelta(0)), 2 * canary.spec.interval)",
+        "passed = min(since, 2 * canary.spec.interval)",
+    ),
+    plan(
+        "a hand on the weight is not mentioned",
+        "return replace(state, routed=None), [(DecisionKind.DRIFT, told)]",
+        "return replace(state, routed=None), []",
+    ),
+    plan(
+        "a word for another revision is obeyed",
+        "if said.revision and said.revision != state.revision:",
+        "if not state.revision:",
+    ),
+    plan(
+        "an answered word is obeyed again",
+        "pending = [o for o in seen.overrides if o.id not in answered]",
+        "pending = list(seen.overrides)",
+    ),
+    plan("a person's word comes before a regression", "    _regressed,\n    _word,\n", "    _word,\n    _regressed,\n"),
+    plan(
+        "the canary gets traffic before stable's rates are known",
+        "if blind or not ready or not _knows_stable(state):",
+        "if blind or not ready:",
+    ),
+    plan(
+        "a rollback leaves the weight where it is",
+        "phase=Phase.ROLLING_BACK, step=state.step, weight=0)",
+        "phase=Phase.ROLLING_BACK, step=state.step, weight=state.weight)",
+    ),
+    plan(
+        "the pools do not swap after a promotion",
+        "(state.canary, state.stable) if swap else",
+        "(state.stable, state.canary) if swap else",
+    ),
+    # ── the tick ──
+    reconcile(
+        "routed before it is saved",
+        """            stored = self._save(case, stored, decision, seen)
+            kinds += [decision.kind, *(kind for kind, _ in decision.extra)]
+            wrote = self._route(case, stored, decision, before, seen)
+""",
+        """            wrote = self._route(case, replace(stored, state=decision.state), decision, before, seen)
+            stored = self._save(case, stored, decision, seen)
+            kinds += [decision.kind, *(kind for kind, _ in decision.extra)]
+""",
+    ),
+    reconcile(
+        "the route is not stamped with the version",
+        "version=stored.version,\n            )",
+        "version=0,\n            )",
+    ),
+    reconcile(
+        "a writer that is shut out goes on",
+        'log.warning("stale", canary=case.canary.name, error=str(e))\n            raise',
+        'log.warning("stale", canary=case.canary.name, error=str(e))\n            return True',
+    ),
+    reconcile("the watermark is not looked at", "first = through or end - HISTORY", "first = end - HISTORY"),
+    reconcile(
+        "the stretch in which the weight changed is evidence",
+        "return stretch.start >= state.routed + settle",
+        "return stretch.end >= state.routed + settle",
+    ),
+    reconcile(
+        "counters that still speak of the old weight are evidence",
+        "return stretch.start >= state.routed + settle",
+        "return stretch.start >= state.routed",
+    ),
+    reconcile(
+        "traffic at a weight set by hand is evidence",
+        " or route.weight != state.weight:\n            return False",
+        ":\n            return False",
+    ),
+    reconcile(
+        "no counters are calm instead of blind",
+        "if newest is None or (through is not None and newest <= through):",
+        "if newest is None:",
+    ),
+    reconcile(
+        "a clock set back is not noticed",
+        "if through is not None and now < through:",
+        "if through is None and now is None:",
+    ),
+    reconcile(
+        "one long stretch bakes a step at once",
+        "self.gained += min(stretch.end - stretch.start, self.case.canary.spec.interval)",
+        "self.gained += stretch.end - stretch.start",
+    ),
+    reconcile(
+        "a route is taken over before any rollout",
+        "if state.number == 0:\n            return False",
+        "if state.number < 0:\n            return False",
+    ),
+    # ── counts ──
+    counts(
+        "the first errors of a new series are lost",
+        "elif key.exporter in reporting or key.pod in fresh:",
+        "elif key.pod in fresh:",
+    ),
+    counts(
+        "an exporter that comes late brings its whole past",
+        "elif key.exporter in reporting or key.pod in fresh:",
+        "else:",
+    ),
+    counts(
+        "a restart counts backwards",
+        "out[key] = value if again or value < old else value - old",
+        "out[key] = value - old",
+    ),
+    counts("no answer at all is no failure", ' or key.code == "0"', ""),
+    counts("a client that left is counted", "elif not classes.ignores(key):", "else:"),
+    counts(
+        "warming pods count like the others",
+        "            if key.pod in young:\n                young_requests += n",
+        "            if not key.pod:\n                young_requests += n",
+    ),
+    # ── the tests ──
+    bernoulli(
+        "the proof of acceptable looks the other way",
+        "inside = a_c >= (1 + r) * a_s + d",
+        "inside = a_c <= (1 + r) * a_s + d",
+    ),
+    bernoulli(
+        "the tolerance in points is left out of the null",
+        "q = np.minimum((1 + r) * p + d, 1 - TINY)",
+        "q = np.minimum((1 + r) * p, 1 - TINY)",
+    ),
+    bernoulli(
+        "the projection forgets the tolerance in points", "        q = (1 + r) * p + d\n", "        q = (1 + r) * p\n"
+    ),
+    bernoulli("one arm alone is evidence", "inside | (n_c <= 0) | (n_s <= 0)", "inside"),
+    evidence(
+        "later epochs never begin",
+        "due = scored & (t % EPOCH_INTERVALS == 0)",
+        "due = scored & (t == 0)",
+    ),
+    evidence("no margin where no warm-up excuses", "HARD_MARGIN = 0.02", "HARD_MARGIN = 0.0"),
+    evidence(
+        "the budget excuses anything when traffic is low",
+        "budget = np.minimum(budget, LARGEST_MARGIN)[:, None, :]",
+        "budget = budget[:, None, :]",
+    ),
+    evidence(
+        "bets are made after the outcome is known",
+        "    _score(batch, items, counts, scored)\n    _learn(batch, items, counts)\n",
+        "    _learn(batch, items, counts)\n    _score(batch, items, counts, scored)\n",
+    ),
+    evidence(
+        "warming pods are judged",
+        "x[0], n[0] = arm.failures - arm.young_failures, arm.requests - arm.young_requests",
+        "x[0], n[0] = arm.failures, arm.requests",
+    ),
+    evidence(
+        "stretches that are not evidence are bet on",
+        "x_c, n_c, x_s, n_s = (np.where(scored[:, None], c, 0.0) for c in counts)",
+        "x_c, n_c, x_s, n_s = counts",
+    ),
+    evidence(
+        "the share of an old weight confirms the new one", 'a["share"][changed] = 0.0', 'a["share"][changed] *= 1.0'
+    ),
+    evidence(
+        "stable's past judges while stable serves",
+        "lonely = np.array([i.weight >= 1.0 for i in items]) & (n_s == 0) & (long_n > 0)",
+        "lonely = np.array([i.weight >= 0.0 for i in items]) & (long_n > 0)",
+    ),
+    evidence(
+        "a long absence makes the budget large",
+        "usual = np.array([i.stretch.seconds <= LONGEST_USUAL * i.rules.interval for i in items])",
+        "usual = np.array([i.stretch.seconds >= 0 for i in items])",
+    ),
+    assess("more weight than one is given away", "WEIGHT_RESERVE = 0.05", "WEIGHT_RESERVE = 0.5"),
+    share("a share without a lower limit is confirmed", "confirmed = too_low >= need and (", "confirmed = ("),
+    # ── verdict, record, store ──
+    judge(
+        "a metric that cannot be seen is healthy",
+        "elif blind or any(f.verdict is Verdict.BLIND for f in findings):",
+        "elif blind:",
+    ),
+    judge(
+        "the unseen is judged by what was known",
+        "        if self.s.unseen:\n            return",
+        "        if False:\n            return",
+    ),
+    judge(
+        "a family without proof is healthy", "            proven >= families\n            and all(", "            all("
+    ),
+    judge("half the evidence to roll back does not stop a step", "            and self.log_e < self.alarm / 2\n", ""),
+    judge(
+        "silence of one arm is not noticed",
+        "EXPECTED_BEFORE_SILENCE_COUNTS = 7.0",
+        "EXPECTED_BEFORE_SILENCE_COUNTS = 1e12",
+    ),
+    judge(
+        "half of the threshold rolls back",
+        "self.regressed = self.log_e >= self.alarm",
+        "self.regressed = self.log_e >= self.alarm / 2",
+    ),
+    records("two records have one number", 'f"{canary.name}/{number + i}"', 'f"{canary.name}/{number}"'),
+    records("looks that counted evidence are not kept", "if decision.tell or seen.scored:", "if decision.tell:"),
+    store("the version is not compared", "if current.version != version:", "if current.version < 0:"),
+)
+
+
+def copy_to(directory: Path) -> None:
+    for name in COPIED:
+        source = ROOT / name
+        if source.is_dir():
+            shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy2(source, directory / name)
+
+
+def run_tests(directory: Path, files: list[str], done: Sequence[str] = ()) -> str:
+    """Runs these tests on the copy, without those in `done`; the end of pytest's words, empty when all passed."""
+    environment = {**os.environ, "PYTHONPATH": str(directory), "PYTHONDONTWRITEBYTECODE": "1"}
+    argv = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-p", "no:cacheprovider"]
+    argv += [f"--ignore=tests/core/test_{name}.py" for name in UNMOVED] + [f"--ignore={name}" for name in done]
+    try:
+        result = subprocess.run(
+            [*argv, *files],
+            cwd=directory,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=LONGEST,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return "it took too long"
+    if result.returncode in (0, 5):  # 5: no test was there to fail
+        return ""
+    return (result.stdout + result.stderr)[-600:] or "failed"
+
+
+def near(directory: Path, words: tuple[str, ...]) -> list[str]:
+    """Test files whose names contain one of the words, in the order of the words."""
+    tests = sorted((directory / "tests" / "core").rglob("test_*.py"))
+    found = dict.fromkeys(t for word in words for t in tests if word in t.stem)
+    return [str(t.relative_to(directory)) for t in found]
+
+
+def survives(directory: Path, mutant: Mutant) -> bool:
+    """Whether all tests pass with this mutation. Raises LookupError when its text is not there exactly once."""
+    file = directory / mutant.file
+    text = file.read_text(encoding="utf-8")
+    if text.count(mutant.old) != 1:
+        raise LookupError(f"its text is there {text.count(mutant.old)} times in {mutant.file}")
+    file.write_text(text.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        close = near(directory, mutant.near)
+        if close and run_tests(directory, close):
+            return False
+        return not run_tests(directory, ["tests/core"], done=close)
+    finally:
+        file.write_text(text, encoding="utf-8")
+
+
+def report(directory: Path, mutants: list[Mutant]) -> list[str]:
+    """Try each; one line for each; what is wrong at the end."""
+    wrong = []
+    for mutant in mutants:
+        began = time.monotonic()
+        try:
+            outcome = "SURVIVED" if survives(directory, mutant) else "caught"
+        except LookupError as error:
+            outcome = f"NOT FOUND: {error}"
+        if outcome != "caught":
+            wrong.append(f"{mutant.name}: {outcome}")
+        module = mutant.file.removeprefix("canaryd/").removesuffix(".py")
+        print(f"{module:<16} {mutant.name:<62} {outcome} ({time.monotonic() - began:.0f} s)", flush=True)
+    return wrong
+
+
+def main(words: list[str]) -> int:
+    """Exit status."""
+    mutants = [m for m in MUTANTS if not words or any(word in m.name or word in m.file for word in words)]
+    with tempfile.TemporaryDirectory(prefix="canaryd-mutate-") as name:
+        directory = Path(name)
+        copy_to(directory)
+        said = run_tests(directory, ["tests/core"])
+        if said:
+            print(f"{said}\nmutate: tests/core fails without any mutation; nothing can be learnt", file=sys.stderr)
+            return 1
+        wrong = report(directory, mutants)
+    print(f"\n{len(mutants) - len(wrong)} of {len(mutants)} mutations caught")
+    for line in wrong:
+        print(f"  {line}")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,258 @@
+"""Writes docs/canary-document.md and docs/settings.md from the types that validate the documents.
+
+    python scripts/reference.py            writes both
+    python scripts/reference.py --check    exits with 1 when a file is not what would be written
+
+Keys, types, limits, defaults and most words come from the schema, so the reference cannot name a key that does not
+exist or leave one out. WORDS holds what the schema does not say; a key that has no words anywhere is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import types
+import typing
+from collections.abc import Iterator
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from canaryd.config import Settings
+from canaryd.policy import MAX_METRICS, MAX_STEPS, Canary, Tolerance
+
+DOCS = Path(__file__).resolve().parent.parent / "docs"
+
+HEAD = "<!-- Written by scripts/reference.py; a test compares. -->"
+CANARY = f"""\
+{HEAD}
+# The Canary document
+
+One YAML document for each service that is released step by step. A file may hold several, separated by `---`.
+`canaryd validate FILE` checks it and names every mistake with its line; `canaryd validate --show FILE` prints it with
+all defaults. Unknown keys are errors. Quantities carry their unit: durations `500ms`, `30s`, `5m`, `1h30m`, `2d`;
+shares `5%`; tolerances `5%` (of stable's own rate), `0.02pp` (percentage points) or `5% + 0.02pp`.
+
+The smallest useful document is [config/canaries/api.yaml](../config/canaries/api.yaml);
+[checkout.yaml](../config/canaries/checkout.yaml) spells everything out.
+"""
+SETTINGS = f"""\
+{HEAD}
+# The settings of the daemon
+
+`canaryd.yaml`, found by `--config`, else `$CANARYD_CONFIG`, else `config/canaryd.yaml`, else
+`/etc/canaryd/canaryd.yaml`. Read once, when `canaryd run` starts; Canary documents are read again whenever a file
+changes. Paths that are not absolute are relative to the file. [config/canaryd.yaml](../config/canaryd.yaml) holds every
+key with its default.
+"""
+
+# What the schema does not say, or says in passing: by "Model.key".
+WORDS = {
+    "Canary.apiVersion": "the version of this schema",
+    "Canary.kind": "what kind of document this is",
+    "Canary.metadata": "names",
+    "Canary.spec": "what to roll out and how sure to be",
+    "Metadata.name": "the name in commands, records and metrics",
+    "Metadata.namespace": "must fit the label `destination_workload_namespace` of the counters, where they have one",
+    "Metadata.labels": "kept, not interpreted; at most 64",
+    "Metadata.annotations": "kept, not interpreted; at most 64",
+    "Spec.workloads": "who is compared",
+    "Spec.route": "where the weight is set",
+    "Spec.metrics": "what is compared",
+    "Spec.alpha": "at most so likely is a canary that is no worse than tolerated ever rolled back",
+    "Spec.beta": "at most so likely does an unacceptable canary pass a step",
+    "Spec.budget": "how much harm is accepted in all",
+    "Spec.onInconclusive": "at a step's timeout: hold and tell people, roll back, or step on without proof",
+    "Spec.onBlind": "after `blindDeadline` without sight: hold and tell people, or roll back",
+    "Spec.afterPromotion": "upgrades the stable pool after a promotion; without it the two pools swap roles",
+    "Spec.source": "names of the raw counters",
+    "Workloads.pools": "exactly two, as names or mappings; the first is stable until the first promotion",
+    "Route.envoyFile": "a route in a file that Envoy watches",
+    "ErrorsMetric.kind": "failed requests are compared",
+    "LatencyMetric.kind": "durations are compared",
+    "GaugeMetric.kind": "accepted, not judged in this version (a note says so)",
+    "QueryMetric.kind": "accepted, not judged in this version (a note says so)",
+    "GaugeMetric.query": "one template for each arm",
+    "QueryMetric.failures": "one template for each arm",
+    "QueryMetric.total": "one template for each arm",
+    "QueryMetric.tolerance": "accepted without any alarm",
+    "QueryMetric.margin": "must be ruled out before a step is taken, in addition to the budget",
+    "ArmQueries.stable": "PromQL for stable",
+    "ArmQueries.canary": "PromQL for the canary",
+    "Hook.timeout": "longest run of one attempt",
+    "Hook.retries": "further attempts after a failed one",
+    "ErrorSource.requests": "counter of requests by response code",
+    "ErrorSource.durations": "buckets of durations in milliseconds",
+    "Settings.state": "where the state is kept",
+    "Settings.metrics": "where the counters come from",
+    "Settings.web": "the daemon's own pages",
+    "Settings.log": "what the daemon writes to its error output",
+    "Settings.retention": "which decision records are kept",
+    "Settings.tellAgain": "how often a lasting hold is told again; this version accepts the key and keeps to 30m",
+    "Metrics.prometheus": "used when `source` is prometheus",
+    "Metrics.scrape": "used when `source` is scrape",
+    "Retention.days": "younger records are all kept",
+}
+# Limits that validators check and the schema does not carry.
+LIMITS = {
+    "Spec.steps": f"1 to {MAX_STEPS}, weights rising",
+    "Spec.metrics": f"1 to {MAX_METRICS}, at least one of kind errors or latency",
+    "Spec.alpha": "0.0001% to 50%",
+    "Spec.beta": "0.0001% to 50%",
+    "Spec.interval": "500ms to 1h; with Prometheus at least twice `metrics.prometheus.scrapeInterval`",
+    "Spec.blindDeadline": "at least `interval`",
+    "Step.weight": "1 to 100",
+    "Step.timeout": "at least `bake`",
+    "Budget.share": "more than 0%, at most 50%",
+    "LatencyMetric.tolerance": "more than 0%, at most 1000%",
+    "LatencyMetric.margin": "at least `tolerance`, at most 1000%",
+    "GaugeMetric.tolerance": "more than 0%, at most 1000%",
+    "Hook.command": "exactly one of command and webhook",
+    "Hook.webhook": "exactly one of command and webhook",
+    "Prometheus.timeout": "100ms to 5m",
+    "Prometheus.scrapeInterval": "100ms to 1h",
+    "Prometheus.lag": "0s to 1h",
+    "Scrape.timeout": "100ms to 5m",
+    "Scrape.urls": "1 to 1000",
+    "Settings.tellAgain": "1s to 30d",
+    "Settings.canaries": "at most 100",
+}
+
+
+def canary_document() -> str:
+    """docs/canary-document.md."""
+    return CANARY + "".join(_section(model, path) for path, model in _models(Canary, ""))
+
+
+def settings() -> str:
+    """docs/settings.md."""
+    return SETTINGS + "".join(_section(model, path) for path, model in _models(Settings, ""))
+
+
+def keys(root: type[BaseModel]) -> list[str]:
+    """Every key of a document as a path, such as `spec.steps[].bake`."""
+    return [f"{path}.{key}".lstrip(".") for path, model in _models(root, "") for key in _properties(model)]
+
+
+def _models(model: type[BaseModel], path: str) -> Iterator[tuple[str, type[BaseModel]]]:
+    """The model and those below it, each with its path in the document, in the order of the document."""
+    yield path, model
+    for name, field in model.model_fields.items():
+        key = field.alias or name
+        below = list(dict.fromkeys(_models_in(field.annotation)))
+        for inner in below:
+            kind = _kind(inner) if len(below) > 1 else ""
+            many = f"[{kind}]" if _is_list(field.annotation) else ""
+            yield from _models(inner, f"{path}.{key}{many}".lstrip("."))
+
+
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if annotation is not Tolerance:  # written as text
+            yield annotation
+        return
+    for part in typing.get_args(annotation):
+        yield from _models_in(part)
+
+
+def _is_list(annotation: Any) -> bool:
+    origin = typing.get_origin(annotation)
+    if origin in (typing.Union, types.UnionType, typing.Annotated):
+        return any(_is_list(part) for part in typing.get_args(annotation))
+    return origin in (tuple, list)
+
+
+def _kind(model: type[BaseModel]) -> str:
+    (kind,) = typing.get_args(model.model_fields["kind"].annotation)
+    return str(kind)
+
+
+def _properties(model: type[BaseModel]) -> dict[str, Any]:
+    return dict(model.model_json_schema(by_alias=True)["properties"])
+
+
+def _section(model: type[BaseModel], path: str) -> str:
+    """One mapping: a heading, what it is, a table of its keys."""
+    title = f"`{path}`" if path else "The document"
+    lines = [
+        f"\n## {title}\n",
+        _sentence(model.__doc__ or ""),
+        "",
+        "| key | type | default | meaning |",
+        "|---|---|---|---|",
+    ]
+    defaults = model.model_construct().model_dump(mode="json", by_alias=True, warnings=False)
+    required = model.model_json_schema(by_alias=True).get("required", [])
+    for key, schema in _properties(model).items():
+        default = "**required**" if key in required else _default(defaults.get(key), schema)
+        lines.append(f"| `{key}` | {_type(schema, model)} | {default} | {_meaning(model, key, schema)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _sentence(doc: str) -> str:
+    return " ".join(doc.split())
+
+
+def _default(value: Any, schema: dict[str, Any]) -> str:
+    """As it would be written in YAML; mappings say no more than that they have a section of their own."""
+    if value is None:
+        return "none"
+    if isinstance(value, dict):
+        return "its own defaults" if value else "empty"
+    if isinstance(value, list) and value and isinstance(value[0], dict):
+        value = [item.get("weight", item.get("name")) for item in value]
+    if isinstance(value, Enum):
+        value = value.value
+    text = value if isinstance(value, str) else json.dumps(value)
+    return f"`{text}`" if text else '`""`'
+
+
+def _type(schema: dict[str, Any], model: type[BaseModel]) -> str:
+    if "anyOf" in schema:
+        (schema,) = (part for part in schema["anyOf"] if part.get("type") != "null")
+    if "$ref" in schema:
+        found = model.model_json_schema(by_alias=True)["$defs"][schema["$ref"].rpartition("/")[2]]
+        return " or ".join(f"`{word}`" for word in found["enum"]) if "enum" in found else "mapping"
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    if schema.get("type") == "array":
+        return "list"
+    if schema.get("type") == "object":
+        return "mapping of texts"
+    if schema.get("type") == "integer":
+        return "whole number"
+    return {"30s": "duration", "5%": "share", "5% + 0.02pp": "tolerance"}.get(str(schema.get("example")), "text")
+
+
+def _meaning(model: type[BaseModel], key: str, schema: dict[str, Any]) -> str:
+    place = f"{model.__name__}.{key}"
+    words = WORDS.get(place) or schema.get("description")
+    if not words:
+        raise SystemExit(f"reference: {place} has no words; describe it in the schema or in WORDS")
+    limits = LIMITS.get(place, "")
+    if "minimum" in schema and "maximum" in schema:
+        limits = f"{schema['minimum']} to {schema['maximum']}"
+    text = f"{words} ({limits})" if limits and limits not in words else words
+    return text.replace("|", "\\|").replace("->", "→")
+
+
+PAGES = {"canary-document.md": canary_document, "settings.md": settings}
+
+
+def main(arguments: list[str]) -> int:
+    """Exit status."""
+    stale = []
+    for name, make in PAGES.items():
+        file, text = DOCS / name, make()
+        if not file.exists() or file.read_text(encoding="utf-8") != text:
+            stale.append(name)
+            if "--check" not in arguments:
+                file.write_text(text, encoding="utf-8")
+    print(f"reference: {'stale' if '--check' in arguments else 'written'}: {', '.join(stale) or 'none'}")
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
