@@ -32,7 +32,8 @@ from canaryd.model import (
 )
 from canaryd.policy import Canary, Hook, Route
 from canaryd.ports import CountsAnswer, CountsQuery
-from canaryd.reconcile import MOST_POINTS, Reconciler, grid_floor
+from canaryd.measure import MOST_POINTS, grid_floor
+from canaryd.reconcile import Reconciler
 from canaryd.stats.evidence import clock
 
 BOTH = pytest.mark.parametrize("remembers", [True, False], ids=["remembers", "forgets"])
