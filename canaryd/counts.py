@@ -87,6 +87,18 @@ def increments(before: Reading, after: Reading, fresh: Collection[str] = ()) -> 
     return out
 
 
+def restarted(before: Reading, after: Reading) -> set[str]:
+    """Pods whose counters fell: they started again. A process that counts for several pods or both arms is none."""
+    counts_for: defaultdict[str, set[tuple[Arm, str]]] = defaultdict(set)
+    fell: dict[str, str] = {}
+    for key, value in after.counters.items():
+        if key.name == "requests" and key.pod:
+            counts_for[key.exporter].add((key.arm, key.pod))
+            if value < before.counters.get(key, 0.0):
+                fell[key.exporter] = key.pod
+    return {pod for exporter, pod in fell.items() if len(counts_for[exporter]) == 1}
+
+
 def _is_sum(key: CounterKey) -> bool:
     """An operator's own query without a pod: a sum over all pods of the arm."""
     return key.name.startswith("query:") and not key.pod

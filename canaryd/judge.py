@@ -318,6 +318,9 @@ class _Bench:
             return "stable itself fails far more than before, an outage of both; no step until that is over"
         if all(f.toward_step >= 1 for f in findings if f.canary_n > 0) and self.log_e >= self.alarm / 2:
             return f"{wording.percent(_towards(self.log_e, self.alarm))} of the evidence to roll back; no step on that"
+        uncounted = [f.metric for f in findings if f.event == "failures" and f.canary_n == 0]
+        if decisive.toward_step >= 1 and uncounted:
+            return f"{' and '.join(uncounted)}: nothing has been counted yet"
         rule_out = f"to rule out {wording.points(decisive.ruled_out)} {_more(decisive)}"
         if decisive.needed is None:
             return f"more stable requests needed {rule_out}"

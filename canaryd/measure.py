@@ -277,10 +277,14 @@ class _Intake:
                 continue
             for arm in Arm:
                 fresh = counts.pods(after, arm) - self.pods.keys()
-                if arm is Arm.STABLE:  # those that were there already are not warming up
-                    fresh -= counts.pods(before, arm) or fresh
-                self.pods.update(dict.fromkeys(fresh, before.at))
-            yield counts.stretch(before, after, classes, first_seen=self.pods, warm_up=warm_up, started=started)
+                if arm is Arm.STABLE:  # those that were there already are not warming up, unless they say so
+                    there = counts.pods(before, arm) or fresh
+                    fresh -= {pod for pod in there if started.get(pod, before.at - warm_up) <= before.at - warm_up}
+                self.pods.update({pod: started.get(pod, before.at) for pod in fresh})
+            self.pods.update(dict.fromkeys(counts.restarted(before, after), before.at))
+            # A start that was learnt later than the first sight, or that a restart has made old, is not believed again.
+            starts = {pod: at for pod, at in started.items() if self.pods.get(pod, at) <= at}
+            yield counts.stretch(before, after, classes, first_seen=self.pods, warm_up=warm_up, started=starts)
 
     def _arrays(self, held: Evidence | None) -> tuple[tests.Arrays, Floats]:
         """The arrays so far; fresh ones when there are none, or when latency or the plan changed under them."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from canaryd import wording
 from canaryd.model import Decision, DecisionKind, Finding, Judgement, Observation, Phase, Record, RolloutState, Verdict
-from canaryd.policy import Canary
+from canaryd.policy import Canary, dump_canary
 from canaryd.stats.evidence import clock
+
+MOST_STARTS = 64  # start times of pods that a record keeps
 
 _SEVERITY = {
     DecisionKind.BLIND: "warning",
     DecisionKind.DRIFT: "warning",
+    DecisionKind.HOLD: "warning",
     DecisionKind.RESUMED: "info",
 }
 
@@ -36,8 +41,13 @@ def records(canary: Canary, before: RolloutState | None, decision: Decision, see
 
 
 def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observation) -> bool:
-    """Every look that counted evidence, and everything that changed; not the ticks in which nothing happened."""
+    """Every look that counted evidence, and everything that changed; not the ticks in which nothing happened.
+
+    With traffic on the canary every look that read something is kept: `canaryd replay` has to repeat each of them.
+    """
     if decision.tell or seen.scored:
+        return True
+    if before is not None and before.phase.is_scored and seen.evidence is not None:
         return True
     if before is None:
         return decision.kind is not DecisionKind.IDLE
@@ -89,6 +99,7 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
             {"at": iso(t.at), "phase": str(t.phase), "step": t.step, "weight": t.weight, "sentence": t.sentence}
             for t in state.history
         ],
+        "look": _look(canary, before, seen) if judged and before else None,
         "trouble": list(seen.trouble),
         "severity": decision.severity,
     }
@@ -132,6 +143,41 @@ def _evidence(canary: Canary, state: RolloutState, judged: Judgement | None) -> 
     }
 
 
+def _look(canary: Canary, before: RolloutState, seen: Observation) -> dict[str, Any]:
+    """What the look began with, so that it can be repeated; see canaryd.hindsight.replay."""
+    workloads, hook = seen.workloads, seen.hook
+    return {
+        "document": fingerprint(canary),
+        "first": before.evidence is None,
+        "read": seen.evidence is not None,
+        "scored": seen.scored.total_seconds(),
+        "stable": before.stable,
+        "canary": before.canary,
+        "phase": str(before.phase),
+        "step": before.step,
+        "weight": before.weight,
+        "routed": iso(before.routed),
+        "resumeTo": str(before.resume_to) if before.resume_to else None,
+        "skipped": before.skip_analysis,
+        "ticked": iso(before.ticked),
+        "baked": before.baked.total_seconds(),
+        "held": before.held.total_seconds(),
+        "blind": before.blind.total_seconds(),
+        "blindTold": before.blind_told,
+        "deadlineTold": before.deadline_told.total_seconds(),
+        "ready": workloads.ready if workloads else None,
+        "started": {pod: iso(at) for pod, at in sorted(workloads.started.items())[:MOST_STARTS]} if workloads else {},
+        "hook": [before.hook.id, str(before.hook.status)] if before.hook else None,
+        "hookSeen": [hook.id, str(hook.status)] if hook else None,
+    }
+
+
+def fingerprint(canary: Canary) -> str:
+    """Twelve characters that change when the document does."""
+    text = json.dumps(dump_canary(canary)["spec"], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
 def finding(f: Finding) -> dict[str, Any]:
     """One metric's numbers under their names in camelCase."""
     out = {}
@@ -168,5 +214,8 @@ def _next(canary: Canary, state: RolloutState, judged: Judgement | None) -> str:
     if judged.verdict is Verdict.HEALTHY:
         left = (canary.spec.bake(state.step) - state.baked).total_seconds()
         return f"bake time, {wording.span(left)}" if left > 0 else "a confirmed split"
+    worse = [f.metric for f in judged.findings if f.verdict is Verdict.REGRESSED]
+    if worse and judged.verdict is Verdict.INCONCLUSIVE:
+        return f"a person, because of {' and '.join(worse)}"
     needed = max((f.needed for f in judged.findings if f.needed is not None), default=None)
     return f"{wording.plural(needed, 'canary request')}" if needed else "more requests"

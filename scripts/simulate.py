@@ -54,7 +54,7 @@ The median is that of the more frequent end.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status for make."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reps", type=int, default=2000, help="rollouts of each case of the first part")
+    parser.add_argument("--reps", type=int, default=1000, help="rollouts of each case of the first part")
     parser.add_argument("--reps-found", type=int, default=200, help="and of each of the others")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--processes", type=int, default=2)

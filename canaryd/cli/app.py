@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "skip": ("say", "skip", "Promote without further judging."),
     "wait": ("wait", "wait", "Wait until a rollout ends."),
     "analyze": ("analyze", "analyze", "Judge a past window of a Prometheus as if live."),
+    "replay": ("replay", "replay", "Decide a stored rollout once more and compare."),
     "power": ("power", "power", "Say before a release what will be found, and in how long."),
     "null-simulation": (
         "null_simulation",

@@ -43,6 +43,7 @@ class _Known:
     asked: set[datetime] = field(default_factory=set)
     note: str = ""
     started: dict[str, datetime] = field(default_factory=dict)
+    unseen: Mapping[str, str] = field(default_factory=dict)
 
     def forget_before(self, at: datetime) -> None:
         self.asked = {t for t in self.asked if t >= at}
@@ -70,7 +71,8 @@ class Past:
         try:
             return {query.canary: self._answer(query) for query in queries}
         except SourceError as e:
-            self.failed = self.failed or e
+            if any(query.step == self._step for query in queries):  # the days before may be missing, as for a tick
+                self.failed = self.failed or e
             raise
 
     def _answer(self, query: CountsQuery) -> CountsAnswer:
@@ -83,7 +85,7 @@ class Past:
             if at not in known.asked:
                 self._fetch(known, query, at)
         readings = tuple(known.readings[t] for t in points if t in known.readings)
-        return CountsAnswer(readings, known.note, dict(known.started))
+        return CountsAnswer(readings, known.note, dict(known.started), known.unseen)
 
     def _fetch(self, known: _Known, query: CountsQuery, first: datetime) -> None:
         """The block of instants that begins at `first`."""
@@ -93,4 +95,4 @@ class Past:
         known.asked.update(points)
         known.readings.update((r.at, r) for r in answer.readings)
         known.started.update(answer.started)
-        known.note = answer.note
+        known.note, known.unseen = answer.note, answer.unseen

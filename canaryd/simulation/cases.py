@@ -121,20 +121,39 @@ def skews() -> tuple[Case, ...]:
 
 
 def boundaries() -> tuple[Case, ...]:
-    """The canary fails exactly as much more often than stable as is tolerated."""
-    rows = []
-    for rps, failures in ((10, 0.001), (100, 0.001), (1000, 0.001), (1000, 0.05)):
-        rows.append(
-            _null(
-                f"edge-{rps}-{failures:g}",
-                f"stable fails {failures:.1%}, the canary 1.05 times that and 0.02 points more, {rps} rps",
-                group="at the edge of the tolerance",
-                rps=float(rps),
-                failures=failures,
-                canary_failures=1.05 * failures + 0.0002,
-            )
+    """The canary is exactly as much worse than stable as is tolerated. With pods that differ nothing is promised."""
+    plain = [
+        _edge(
+            f"edge-{rps}-{failures:g}",
+            f"stable fails {failures:.1%}, the canary 1.05 times that and 0.02 points more, {rps} rps",
+            rps,
+            ALPHA,
+            failures=failures,
+            canary_failures=1.05 * failures + 0.0002,
         )
-    return tuple(rows)
+        for rps, failures in ((10, 0.001), (100, 0.001), (1000, 0.001), (1000, 0.05))
+    ]
+    pods = [
+        _edge(
+            f"edge-pods-{rps}",
+            f"the same at 0.1 %, and 10 pods that differ, {rps} rps",
+            rps,
+            canary_failures=0.00125,
+            **PODS,
+        )
+        for rps in (100, 1000)
+    ]
+    slow = [
+        _edge(
+            f"edge-slow-{rps}", f"everything exactly 5 % slower, {rps} rps (nearly the edge)", rps, canary_slowdown=1.05
+        )
+        for rps in (1000, 5000)
+    ]
+    return (*plain, *pods, *slow)
+
+
+def _edge(name: str, says: str, rps: int, promise: float | None = None, **changes: Any) -> Case:
+    return _null(name, says, promise, group="at the edge of the tolerance", rps=float(rps), **changes)
 
 
 def few_pods() -> tuple[Case, ...]:

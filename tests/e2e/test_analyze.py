@@ -1,10 +1,11 @@
-"""`canaryd analyze` against a real Prometheus that holds raw per-pod counters of made-up services."""
+"""`canaryd analyze` and `replay` against a real Prometheus that holds raw per-pod counters of made-up services."""
 
 from __future__ import annotations
 
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,9 +18,16 @@ import numpy as np
 import pytest
 from backfill import HISTORY, STEPS, Story, document, scenario
 
+from canaryd.adapters.memory import MemoryHooks, MemoryRouter, MemoryWorkloads
+from canaryd.adapters.prometheus import PrometheusSource
+from canaryd.adapters.sqlite_store import SqliteStore
 from canaryd.cli.app import run
 from canaryd.demo.processes import Nursery, free_port
 from canaryd.demo.prometheus import Prometheus
+from canaryd.model import Release
+from canaryd.policy import parse_canary
+from canaryd.ports import Ports
+from canaryd.reconcile import Reconciler
 from canaryd.simulation.traffic import Interval
 
 pytestmark = pytest.mark.prometheus
@@ -430,3 +438,68 @@ def test_what_canaryd_told_prometheus_of_its_weight_is_taken_when_there_is_no_sc
     told = [json.loads(line) for line in past.capture.readouterr().out.splitlines()]
     assert [line.get("weight") for line in told] == [line.get("weight") for line in scheduled]
     assert told[-1]["verdict"] == "healthy"
+
+
+# ── a stored rollout ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def rolled_out(past: Past, name: str, directory: Path) -> None:
+    """A rollout of a story's canary, ticked through its window; the state and the configuration are written."""
+    document = json.loads(Path(past.canary(name)).read_text())
+    canary = parse_canary(document)
+    (directory / "canaries").mkdir()
+    (directory / "canaries" / "one.yaml").write_text(json.dumps(document))
+    settings = {"state": {"path": "state.db"}, "metrics": {"source": "prometheus", "prometheus": {"url": past.url}}}
+    (directory / "canaryd.yaml").write_text(json.dumps(settings))
+    store = SqliteStore(directory / "state.db")
+    router = MemoryRouter({name: {f"{name}-a": 100, f"{name}-b": 0}})
+    source = PrometheusSource(past.url, timeout=timedelta(seconds=30), settle=timedelta(seconds=15))
+    ports = Ports(metrics=source, router=router, workloads=MemoryWorkloads(), store=store, hooks=MemoryHooks())
+    reconciler = Reconciler(ports)
+    store.release(name, Release(revision="r1", by="anna", at=past.start))
+    for second in range(HISTORY - 90, BY_NAME[name].seconds, 30):
+        reconciler.tick([canary], past.start + timedelta(seconds=second) + source.lag)
+    reconciler.close()
+    store.close()
+    assert past.capture is not None
+    past.capture.readouterr()  # what the ticks logged
+
+
+@pytest.mark.parametrize(("name", "end"), [("healthy", "advance"), ("errors", "rollback")])
+def test_a_stored_rollout_comes_out_again_and_a_changed_record_does_not(
+    past: Past, name: str, end: str, tmp_path: Path
+) -> None:
+    assert past.capture is not None
+    rolled_out(past, name, tmp_path)
+    argv = ["replay", "--config", str(tmp_path / "canaryd.yaml")]
+    assert run([*argv, name, "-o", "json"]) == 0
+    found = json.loads(past.capture.readouterr().out, parse_constant=refuse)
+    assert (found["rollout"], found["agrees"]) == (f"{name}-1", True)
+    assert end in {look["kind"] for look in found["looks"]}
+    assert run([*argv, f"{name}-1"]) == 0
+    assert f"all {len(found['looks'])} looks" in past.capture.readouterr().out
+    forged = found["looks"][-1]["record"]
+    with sqlite3.connect(tmp_path / "state.db") as db:
+        (text,) = db.execute("SELECT body FROM records WHERE id = ?", (forged,)).fetchone()
+        record = json.loads(text)
+        record["body"]["evidence"]["logE"] += 1e-6
+        db.execute("UPDATE records SET body = ? WHERE id = ?", (json.dumps(record), forged))
+    assert run([*argv, name]) == 1
+    said = past.capture.readouterr().out
+    assert forged in said
+    assert "log e-value" in said
+
+
+def test_a_replay_that_cannot_be_made_says_why(past: Past, tmp_path: Path) -> None:
+    rolled_out(past, "errors", tmp_path)
+    config = tmp_path / "canaryd.yaml"
+    argv = ["replay", "--config", str(config)]
+    refused(past, [*argv, "errors-7"], 66, "no records of errors-7")
+    refused(past, [*argv, "other"], 66, "other")
+    settings = json.loads(config.read_text())
+    config.write_text(json.dumps({**settings, "metrics": {"source": "scrape"}}))
+    refused(past, [*argv, "errors"], 64, "does not remember")
+    away = {"source": "prometheus", "prometheus": {"url": f"http://127.0.0.1:{free_port()}"}}
+    config.write_text(json.dumps({**settings, "metrics": away}))
+    refused(past, [*argv, "errors"], 69, "refused")
+    refused(past, ["replay", "--state", str(tmp_path / "state.db"), "errors"], 64, "no configuration")
