@@ -28,7 +28,7 @@ from canaryd.demo import prometheus
 from canaryd.demo.processes import Nursery
 from canaryd.policy import ErrorSource
 from canaryd.ports import CountsQuery, MetricSource
-from canaryd.reconcile import grid_floor
+from canaryd.measure import grid_floor
 
 LIMIT_S = 2.0
 RUNS = 10

@@ -95,6 +95,9 @@ class Measurer:
                 self._take(case, query, answers.get(case.canary.name))
             elif case.unseen:
                 case.measured = True
+        begun = [(c, asked[c.canary.name]) for c in cases if c.readings and c.state.evidence is None]
+        if self.source.remembers:
+            self._look_back([(c, q) for c, q in begun if c.canary.spec.history])
         self._believe([c for c in cases if c.measured])
 
     def _query(self, case: Case, now: datetime) -> CountsQuery | None:
@@ -149,21 +152,23 @@ class Measurer:
         case.readings, case.started, case.metrics_unseen = readings, answer.started, answer.unseen
         if query.points[-1] - newest > query.step:  # counted all the same, but it says nothing of the present
             case.unseen = f"the newest counters are of {newest:%H:%M:%S} UTC"
-        if kept is None and self.source.remembers and case.canary.spec.history:
-            case.past = self._past(case, query)
 
-    def _past(self, case: Case, query: CountsQuery) -> tuple[Stretch, ...]:
-        """Stable's pods of the last days, hour by hour; without them the comparison is only more careful."""
-        end = grid_floor(query.points[-1], HOUR)
-        hours = min(int(case.canary.spec.history / HOUR), MOST_HOURS)
-        points = tuple(end - (hours - i) * HOUR for i in range(hours + 1))
+    def _look_back(self, begun: Sequence[tuple[Case, CountsQuery]]) -> None:
+        """Stable's pods of the last days, hour by hour, in one call for all rollouts that begin.
+
+        Without them the comparison is only more careful, so a source that cannot answer makes nobody blind.
+        """
+        asked = {case.canary.name: _hourly(case, query) for case, query in begun}
         try:
-            answer = self.source.read([replace(query, points=points, step=HOUR, templates=())])[query.canary]
+            answers = self.source.read(list(asked.values())) if asked else {}
         except SourceError as e:
-            case.note = f"the past could not be read: {e}"
-            return ()
-        classes = counts.Classes.of(case.canary.spec)
-        return tuple(counts.stretch(a, b, classes) for a, b in pairwise(answer.readings) if b.at - a.at == HOUR)
+            for case, _ in begun:
+                case.note = case.note or f"the past could not be read: {e}"
+            return
+        for case, _ in begun:
+            answer, classes = answers.get(case.canary.name), counts.Classes.of(case.canary.spec)
+            readings = answer.readings if answer is not None else ()
+            case.past = tuple(counts.stretch(a, b, classes) for a, b in pairwise(readings) if b.at - a.at == HOUR)
 
     # ── believe ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -217,6 +222,14 @@ class Measurer:
             )
         for case, judgement in zip(cases, judge(subjects), strict=True):
             case.judgement = judgement
+
+
+def _hourly(case: Case, query: CountsQuery) -> CountsQuery:
+    """The same counters over the days of `history`."""
+    end = grid_floor(query.points[-1], HOUR)
+    hours = min(int(case.canary.spec.history / HOUR), MOST_HOURS)
+    points = tuple(end - (hours - i) * HOUR for i in range(hours + 1))
+    return replace(query, points=points, step=HOUR, templates=())
 
 
 def _fits(held: Evidence, gates: int) -> bool:

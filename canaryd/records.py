@@ -183,7 +183,7 @@ def finding(f: Finding) -> dict[str, Any]:
     out = {}
     for name, value in asdict(f).items():
         head, *tail = name.split("_")
-        out[head + "".join(t.capitalize() for t in tail)] = value
+        out[head + "".join(t.capitalize() for t in tail)] = list(value) if isinstance(value, tuple) else value
     out["verdict"] = str(f.verdict)
     return out
 

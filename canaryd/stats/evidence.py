@@ -535,7 +535,8 @@ def _score(batch: Batch, counts: Counts) -> None:
     _score_all_pods(batch, counts, x_s[:, 0], n_s[:, 0], rates[:, 0], scored)
     _score_split(batch, counts, scored)
     _sum_up(batch, x_c, n_c, x_s, n_s)
-    _inflate(batch, counts, rates, n_c, n_s, begun & scored[:, None])
+    compared = scored & (n_c[:, 0] > 0) & (n_s[:, 0] > 0)  # alone, the canary grows but nothing is learnt of it
+    _inflate(batch, counts, rates, n_c, n_s, begun & compared[:, None])
     _notice_outage(batch, counts, scored)
     _read_gauges(batch, counts, scored)
     a["clock"][:, _AT["intervals"]] += scored
