@@ -33,12 +33,12 @@ print(json.dumps([took, kb / 1024, sorted({{name.partition(".")[0] for name in s
 
 def imported(statement: str) -> tuple[float, float, list[str]]:
     """Best of three: seconds, MB, top-level modules."""
-    runs = []
+    runs: list[tuple[float, float, list[str]]] = []
     for _ in range(3):
         argv = [sys.executable, "-c", PROBE.format(statement=statement)]
         done = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=60)
         runs.append(json.loads(done.stdout))
-    return min(runs)  # type: ignore[return-value]
+    return min(runs)
 
 
 def main() -> int:

@@ -11,8 +11,7 @@ import signal
 import socket
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -69,6 +68,7 @@ class Daemon:
         self.leading = threading.Event()
         self.standby = "starting"
         self.canaries: tuple[Canary, ...] = ()
+        self._sources: dict[str, str] = {}  # name of each of them -> its file
         self.last_tick = time.monotonic()
         self._files: tuple[str, ...] = ()
         self._signature: object = None
@@ -244,7 +244,9 @@ class Daemon:
         self._signature = _stamps(self._files)
         for problem in loaded.problems:
             log.error("document refused", problem=str(problem))
-        self.canaries = _merged(self.canaries, loaded)
+        self.canaries = _merged(self.canaries, self._sources, loaded)
+        kept = {c.name: self._sources[c.name] for c in self.canaries if c.name not in loaded.sources}
+        self._sources = {**loaded.sources, **kept}
         self.telemetry.forget({c.name for c in self.canaries})
         self._schedule_ticks()
         log.info("documents", canaries=[c.name for c in self.canaries], refused=sorted(loaded.refused))
@@ -292,14 +294,19 @@ def _scheduler() -> BackgroundScheduler:
     return BackgroundScheduler(executors={"default": ThreadPoolExecutor(8)}, timezone=UTC)
 
 
-def _merged(old: Sequence[Canary], loaded: Loaded) -> tuple[Canary, ...]:
-    """The valid documents, and the last valid form of those that are broken now."""
-    names = {c.name for c in loaded.canaries}
-    kept: defaultdict[str, list[Canary]] = defaultdict(list)
-    for canary in old:
-        if canary.name in loaded.refused and canary.name not in names:
-            kept[canary.name].append(canary)
-    return (*loaded.canaries, *(c[-1] for c in kept.values()))
+def _merged(old: Sequence[Canary], sources: Mapping[str, str], loaded: Loaded) -> tuple[Canary, ...]:
+    """The valid documents, and the last valid form of those that are broken now, be it beyond recognition.
+
+    `sources`: name of each old one -> its file.
+    """
+    broken = {p.file for p in loaded.problems}
+    kept = (
+        c
+        for c in old
+        if c.name not in loaded.sources
+        and (c.name in loaded.refused or not broken.isdisjoint((sources[c.name], os.path.dirname(sources[c.name]))))
+    )
+    return (*loaded.canaries, *kept)
 
 
 def _safe(name: str, job: Callable[[], None]) -> Callable[[], None]:
