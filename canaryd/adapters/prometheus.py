@@ -283,7 +283,7 @@ def filled_in(template: Template, query: CountsQuery) -> str:
 
     def value(match: re.Match[str]) -> str:
         text = values.get(match[1].strip())
-        if text is None or any(c in text or not c.isprintable() for c in "'`"):
+        if text is None or any(c in "'`" or not c.isprintable() for c in text):
             raise SourceError(f"{match[0]} cannot be filled in")
         return text.replace("\\", "\\\\").replace('"', '\\"')
 

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,12 +21,12 @@ import pytest
 
 from canaryd.adapters import METRIC_SOURCES
 from canaryd.adapters.memory import MemoryMetrics
-from canaryd.adapters.prometheus import PrometheusSource
+from canaryd.adapters.prometheus import PrometheusSource, filled_in
 from canaryd.adapters.scrape import ScrapeSource
 from canaryd.errors import SourceError
 from canaryd.model import Arm, CounterKey, Reading
 from canaryd.policy import ErrorSource
-from canaryd.ports import CountsQuery, MetricSource
+from canaryd.ports import CountsQuery, MetricSource, Template
 
 STEP = timedelta(seconds=2)
 T1 = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -779,3 +780,92 @@ def test_a_bucket_without_a_bound_is_an_error(bound: str | None) -> None:
     metric |= {} if bound is None else {"le": bound}
     with Server(says(http(json.dumps(success([{"metric": metric, "values": []}]))))) as server:
         refused(over("prometheus", f"http://127.0.0.1:{server.port}"))
+
+
+# ── an operator's own queries ────────────────────────────────────────────────────────────────────────────────
+
+ORDERS = (
+    Template("orders", "query:orders:failures", Arm.STABLE, "failed"),
+    Template("orders", "query:orders:total", Arm.STABLE, "all"),
+)
+
+
+def test_a_scrape_says_that_it_cannot_answer_a_template_and_answers_the_rest() -> None:
+    with Server(page({T2: [Row("api-a", "200", 7)]})) as server:
+        source = over("scrape", f"http://127.0.0.1:{server.port}", 5)
+        answer = source.read([replace(query(), templates=ORDERS)])["api"]
+    assert "Prometheus" in answer.unseen["orders"]
+    assert len(answer.readings) == 1
+
+
+def test_the_world_in_memory_answers_templates_as_they_are_written() -> None:
+    world = MemoryMetrics()
+    world.tell("failed", "pod-1", 3.0)
+    world.tell("all", "pod-1", 9.0)
+    world.tick(T1)
+    world.tell("failed", "pod-1", None)
+    world.tick(T2)
+    asked_for = replace(query(), templates=ORDERS)
+    first, second = world.read([asked_for])["api"].readings
+    failed = CounterKey(Arm.STABLE, "orders:pod-1", "pod-1", "query:orders:failures", "", "", "", 0.0)
+    assert first.counters == {failed: 3.0, failed._replace(name="query:orders:total"): 9.0}
+    assert second.counters == {failed._replace(name="query:orders:total"): 9.0}
+    world.refused["all"] = "HTTP 400"
+    answer = world.read([asked_for])["api"]
+    assert (answer.unseen, answer.readings) == ({"orders": "HTTP 400"}, ())
+
+
+@pytest.mark.parametrize("code", ["0", "429"])
+def test_durations_of_requests_that_were_not_served_are_left_out(code: str) -> None:
+    bucket = "istio_request_duration_milliseconds_bucket"
+    labels = SERIES["metric"] | {"__name__": bucket, "le": "5"}  # type: ignore[operator]
+    series = [
+        {"metric": labels | {"response_code": c}, "values": [[T2.timestamp(), v]]}
+        for c, v in (("200", "4"), (code, "100"))
+    ]
+    with Server(lambda _: iter([http(json.dumps(success(series)))])) as server:
+        readings = (
+            over("prometheus", f"http://127.0.0.1:{server.port}", 5).read([query(durations=True)])["api"].readings
+        )
+    assert list(readings[-1].counters.values()) == [4.0]
+    page_text = "\n".join(
+        f'{bucket}{{reporter="destination",destination_workload="api-a",response_code="{c}",le="5"}} {v}'
+        for c, v in (("200", "4"), (code, "100"))
+    )
+    with Server(lambda _: iter([http(page_text + "\n")])) as server:
+        readings = over("scrape", f"http://127.0.0.1:{server.port}", 5).read([query(durations=True)])["api"].readings
+    assert list(readings[-1].counters.values()) == [4.0]
+
+
+def test_copies_of_a_templates_series_from_two_replicas_are_taken_once() -> None:
+    def answer(request: bytes) -> Iterator[bytes | float]:
+        found = asked(request)["query"]
+        series = [
+            {"metric": {"pod": "p", "replica": r}, "values": [[T2.timestamp(), v]]} for r, v in (("0", "7"), ("1", "8"))
+        ]
+        yield http(json.dumps(success(series if found in ("failed", "all") else [])))
+
+    with Server(answer) as server:
+        source = over("prometheus", f"http://127.0.0.1:{server.port}", 5)
+        (reading,) = source.read([replace(query(), templates=ORDERS)])["api"].readings
+    assert sorted(reading.counters.values()) == [8.0, 8.0]
+
+
+def test_a_template_with_too_many_series_is_refused() -> None:
+    def answer(request: bytes) -> Iterator[bytes | float]:
+        own = asked(request)["query"] in ("failed", "all")
+        many = [{"metric": {"pod": f"p{i}"}, "values": [[T2.timestamp(), "1"]]} for i in range(2001)]
+        yield http(json.dumps(success(many if own else [])))
+
+    with Server(answer) as server:
+        source = over("prometheus", f"http://127.0.0.1:{server.port}", 5)
+        found = source.read([replace(query(), templates=ORDERS)])["api"]
+    assert found.unseen == {"orders": "2001 series are too many; sum them by pod"}
+
+
+def test_a_workload_that_no_promql_string_can_hold_is_not_filled_in() -> None:
+    template = Template("orders", "query:orders:total", Arm.STABLE, 'x{w="{{workload}}"}[{{ window }}]')
+    assert filled_in(template, replace(query(), stable='a"b\\c')) == 'x{w="a\\"b\\\\c"}[2000ms]'
+    for name in ("a'b", "a`b", "a\nb"):
+        with pytest.raises(SourceError, match="cannot be filled in"):
+            filled_in(template, replace(query(), stable=name))

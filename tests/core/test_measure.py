@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from world import START, canary
+from world import START, World, canary
 
 from canaryd.adapters.memory import MemoryMetrics
 from canaryd.codec import decode, encode
 from canaryd.measure import Case, Measurer
 from canaryd.model import (
+    Action,
     Arm,
     CounterKey,
     Evidence,
@@ -433,3 +434,45 @@ def test_all_in_one_tick_is_what_it_is_tick_by_tick_and_survives_being_kept() ->
             assert values == pytest.approx(slowly.arrays[name], rel=1e-9), name
         assert np.asarray(kept.arrays[name]).tobytes() == slowly.arrays[name].tobytes()
     assert (kept.queries, kept.gauges) == (("orders",), ("memory",))
+
+
+# ── what people hear ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_person_hears_once_that_a_gauge_holds_the_rollout_and_can_still_promote() -> None:
+    world = World(canary(metrics=[ERRORS, MEMORY], history="0s"), rps=600)
+    random = np.random.default_rng(1)
+
+    def turn() -> None:
+        for arm, level in (("s", 1.0), ("c", 2.5)):
+            for i in (1, 2, 3):
+                pod = f"api-{'a' if arm == 's' else 'b'}-{i}"
+                world.metrics.tell(f"mem-{arm}", pod, 5e8 * level * float(random.lognormal(0, 0.03)))
+        world.turn()
+
+    for _ in range(3):
+        turn()
+    world.start()
+    for _ in range(40):
+        turn()
+    state = world.state()
+    assert state.phase is Phase.PROGRESSING
+    assert state.weight < 100
+    told = [r for r in world.notifier.told if "memory" in r.sentence]
+    assert [str(r.kind) for r in told] == ["hold"]
+    assert told[0].body["severity"] == "warning"
+    assert "memory" in state.sentence
+    assert state.latest["next"] == "a person, because of memory"
+    assert "promot" in world.say(Action.PROMOTE, full=True) or world.state().phase is Phase.PROMOTING
+
+
+def test_a_template_that_is_refused_in_memory_blinds_one_metric() -> None:
+    world = World(canary(metrics=[ERRORS, ORDERS], history="0s"), rps=600)
+    for template in (ORDERS["failures"]["stable"], ORDERS["total"]["stable"]):
+        world.metrics.tell(template, "api-a-1", 1.0)
+    world.metrics.refused[ORDERS["total"]["canary"]] = "HTTP 400: parse error"
+    world.turn(3)
+    world.start()
+    world.turn(12)
+    assert world.state().verdict is Verdict.BLIND
+    assert "orders: HTTP 400: parse error" in world.state().sentence

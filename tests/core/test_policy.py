@@ -50,6 +50,12 @@ def document(**spec: Any) -> dict[str, Any]:
     }
 
 
+def query(stable: str = "x", **more: Any) -> dict[str, Any]:
+    """A metric of kind query."""
+    arms = {"stable": stable, "canary": "x"}
+    return {"name": "q", "kind": "query", "failures": arms, "total": {"stable": "y", "canary": "y"}, **more}
+
+
 def wrong(**spec: Any) -> str:
     """Everything that is said about a document that must be refused."""
     with pytest.raises(ValidationError) as e:
@@ -272,6 +278,9 @@ def test_a_spec_can_be_built_by_names_too() -> None:
             "-1% is out of range",
         ),
         ({"metrics": [{"name": "a", "kind": "errors"}, {"name": "a", "kind": "latency"}]}, "names must be unique"),
+        ({"metrics": [query(stable="x{a='{{pod}}'}")]}, '"{{pod" cannot be filled in; use {{workload}}'),
+        ({"metrics": [query(stable="x{{")]}, '"{{" cannot be filled in'),
+        ({"metrics": [query(stable="sum by (pod) (rate(x[5m]))")]}, "rate() is a difference; give the raw counters"),
         ({"metrics": [{"name": "a", "kind": "errors"}, {"name": "b", "kind": "errors"}]}, "a second metric of kind"),
         ({"workloads": {"pools": ["a"]}}, "1 pool; name exactly two"),
         ({"workloads": {"pools": ["a", "b", "c"]}}, "3 pools; name exactly two"),
@@ -291,6 +300,15 @@ def test_a_spec_can_be_built_by_names_too() -> None:
 )
 def test_what_cannot_be_meant_is_refused(spec: dict[str, Any], words: str) -> None:
     assert words in wrong(**spec)
+
+
+def test_a_query_alone_can_prove_a_canary_and_its_place_in_the_document_means_nothing() -> None:
+    metrics = [
+        query(name=n, stable="sum by (pod) (x{ns='{{ namespace }}',w='{{workload}}'}[{{window}}])") for n in "ba"
+    ]
+    spec = parse_canary(document(metrics=metrics)).spec
+    assert [q.name for q in spec.queries()] == ["a", "b"]
+    assert spec.gauges() == ()
 
 
 def test_everything_that_does_not_fit_is_said_at_once() -> None:

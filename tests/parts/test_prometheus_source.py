@@ -8,19 +8,22 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from math import inf
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from canaryd.adapters.prometheus import PrometheusSource
+from canaryd.counts import Classes, stretch
 from canaryd.demo.lab import Lab
 from canaryd.demo.processes import Nursery, fetch, wait_until
 from canaryd.demo.prometheus import Prometheus
 from canaryd.errors import SourceError
 from canaryd.model import Arm, Reading
 from canaryd.policy import ErrorSource
-from canaryd.ports import CountsQuery
+from canaryd.ports import CountsAnswer, CountsQuery, Template
 
 pytestmark = pytest.mark.prometheus
 
@@ -79,6 +82,25 @@ def told(start: datetime) -> History:
     for replica in ("0", "1"):
         history.requests("doubled-a", "200", lambda s: s, prometheus_replica=replica)
     history.requests("broken-a", "200", lambda s: float("nan"))
+    for i, workload in enumerate(("orders-a", "orders-b")):
+        pod = {"pod": f"{workload}-1", "workload": workload, "instance": f"10.0.0.{i}:9"}
+        history.requests(workload, "200", lambda s: 7 * s, pod=pod["pod"], instance=pod["instance"])
+        for status, slope in (("ok", 4 + i), ("failed", 1)):
+            history.add("orders_total", {**pod, "status": status}, line(slope=slope))
+        history.add("memory_bytes", pod, lambda s: 5e8 + s)
+        history.add(
+            "kube_pod_start_time",
+            {"namespace": "default", "pod": pod["pod"], "instance": "ksm"},
+            lambda s, i=i: history.start.timestamp() - 3600 * (i + 1),  # type: ignore[misc]
+        )
+    for pod in ("both-1", "both-2"):
+        both = {"destination_workload": "both-a", "pod": pod}
+        for client in ("web", "cron"):
+            for code, slope in (("200", 9), ("429", 2), ("500", 1)):
+                history.add(REQUESTS, {**both, "response_code": code, "source_workload": client}, line(slope=slope))
+                for le, share in (("5", 1), ("+Inf", 2)):
+                    labels = {**both, "response_code": code, "source_workload": client, "le": le}
+                    history.add(BUCKETS, labels, line(slope=share * slope))
     history.requests("edge-a", "200", lambda s: s if s == 5 else None)
     history.requests("odd.a", "200", lambda s: s)
     history.requests("oddxa", "200", lambda s: 1000 * s)
@@ -224,6 +246,140 @@ def test_a_query_that_the_server_refuses_is_an_error_with_its_words(source: Prom
     bad = replace(query(start, "api"), step=timedelta(days=300_000), points=(start,))
     with pytest.raises(SourceError, match="HTTP 400"):
         source.read([bad])
+
+
+# ── an operator's own queries ────────────────────────────────────────────────────────────────────────────────
+
+ALL = 'sum by (pod) (orders_total{workload="{{workload}}"})'
+FAILED = 'sum by (pod) (orders_total{workload="{{workload}}",status="failed"})'
+
+
+def with_templates(start: datetime, *more: Template, failed: str = FAILED) -> CountsQuery:
+    templates = [
+        Template("orders", f"query:orders:{part}", arm, text)
+        for part, text in (("failures", failed), ("total", ALL))
+        for arm in Arm
+    ]
+    return replace(query(start, "orders"), templates=(*templates, *more))
+
+
+def test_an_operators_counters_are_read_at_the_same_instants_for_each_arm(
+    source: PrometheusSource, start: datetime
+) -> None:
+    answer = source.read([with_templates(start)])["orders"]
+    assert answer.unseen == {}
+    for arm, slope in ((Arm.STABLE, 5), (Arm.CANARY, 6)):
+        pod = f"orders-{'a' if arm is Arm.STABLE else 'b'}-1"
+        failed = {"arm": arm, "name": "query:orders:failures", "pod": pod, "exporter": f"orders:{pod}"}
+        assert values(answer.readings, **failed) == [5, 10, 15, 20]
+        total = values(answer.readings, arm=arm, name="query:orders:total", pod=pod)
+        assert total == [slope * s for s in (5, 10, 15, 20)]
+    assert values(answer.readings, arm=Arm.STABLE, name="requests") == [35, 70, 105, 140]
+
+
+def test_a_gauge_is_read_at_each_instant(source: PrometheusSource, start: datetime) -> None:
+    memory = Template("memory", "gauge:memory", Arm.CANARY, 'memory_bytes{workload="{{ workload }}"}')
+    readings = source.read([with_templates(start, memory)])["orders"].readings
+    assert values(readings, name="gauge:memory", pod="orders-b-1") == [5e8 + s for s in (5, 10, 15, 20)]
+
+
+def test_a_window_and_a_namespace_are_filled_in(source: PrometheusSource, start: datetime) -> None:
+    text = 'last_over_time(orders_total{workload="{{workload}}",status="failed"}[{{window}}]) * on () group(vector(1))'
+    named = text.replace('status="failed"', 'status="failed",namespace!="{{namespace}}"')
+    answer = source.read([with_templates(start, failed=named)])["orders"]
+    assert answer.unseen == {}
+    assert values(answer.readings, arm=Arm.CANARY, name="query:orders:failures") == [5, 10, 15, 20]
+
+
+@pytest.mark.parametrize(
+    ("failed", "words"),
+    [
+        ("sum by (pod (x)", "HTTP 400 bad_data: "),
+        ("nowhere_total", ""),
+        ("x{a='{{pod}}'}", "{{pod}} cannot be filled in"),
+        ('orders_total{workload="{{workload}}"} * on () group_left () orders_total', "HTTP 422"),
+    ],
+    ids=["syntax", "no-series", "unknown-place", "many-to-many"],
+)
+def test_a_template_that_fails_takes_its_metric_and_nothing_else_with_it(
+    source: PrometheusSource, start: datetime, failed: str, words: str
+) -> None:
+    answers = source.read([with_templates(start, failed=failed), query(start, "api")])
+    assert words in answers["orders"].unseen.get("orders", "")
+    assert bool(words) is ("orders" in answers["orders"].unseen)
+    names = {key.name for reading in answers["orders"].readings for key in reading.counters}
+    assert names == ({"requests"} if words else {"requests", "query:orders:total"})
+    assert values(answers["orders"].readings, arm=Arm.STABLE, name="requests") == [35, 70, 105, 140]
+    assert len(answers["api"].readings) == 4
+
+
+# ── starts of pods, recorded metrics ─────────────────────────────────────────────────────────────────────────
+
+
+def test_the_starts_of_pods_are_those_of_kube_state_metrics_and_asked_once(
+    server: Prometheus, source: PrometheusSource, start: datetime
+) -> None:
+    asked = replace(query(start, "orders"), durations=False)
+    answer = source.read([asked])["orders"]
+    hour = timedelta(hours=1)
+    assert answer.started == {"orders-a-1": start - hour, "orders-b-1": start - 2 * hour}
+    before = asked_so_far(server)
+    assert source.read([asked])["orders"].started == answer.started
+    assert asked_so_far(server) - before == 1
+    assert source.read([query(start, "api")])["api"].started == {}
+
+
+RULES = """
+groups:
+- name: canaryd
+  interval: 5s
+  rules:
+  - record: canaryd:requests_total:pod
+    expr: sum by (destination_workload_namespace, destination_workload, destination_canonical_revision, namespace, pod,
+      response_code, grpc_response_status, response_flags)
+      (istio_requests_total{reporter=~"destination|waypoint",destination_workload="both-a"})
+  - record: canaryd:request_duration_ms_bucket:pod
+    expr: sum by (destination_workload_namespace, destination_workload, destination_canonical_revision, namespace, pod,
+      le) (istio_request_duration_milliseconds_bucket{reporter=~"destination|waypoint",response_code!~"0|429",
+      destination_workload="both-a"})
+"""
+
+
+def counted(answer: CountsAnswer) -> list[tuple[Any, ...]]:
+    """What is counted between the readings, pod by pod."""
+    out: list[tuple[Any, ...]] = []
+    for before, after in pairwise(answer.readings):
+        arm = stretch(before, after, Classes(frozenset({"5xx"}), frozenset({"DC", "RL"}), frozenset())).stable
+        out.append((arm.requests, arm.failures, arm.timed, arm.slower.tolist(), arm.pods, arm.pod_requests.tolist()))
+    return out
+
+
+def test_recorded_metrics_are_preferred_and_count_the_same(
+    server: Prometheus, start: datetime, tmp_path: Path, source: PrometheusSource
+) -> None:
+    asked = replace(query(start, "both"), points=tuple(start + (i + 1) * STEP for i in range(6)))
+    raw = source.read([asked])["both"]
+    assert {key.exporter for key in raw.readings[0].counters} == {"envoy"}
+    assert {k.le for k in raw.readings[0].counters if k.name == "bucket"} == {5.0, inf}
+    (tmp_path / "rules.yaml").write_text(RULES)
+    data = tmp_path / "prometheus" / "data"
+    data.mkdir(parents=True)
+    told(start).write(tmp_path)
+    with Nursery(tmp_path / "log") as nursery:
+        other = Prometheus(nursery, tmp_path / "prometheus", "http://127.0.0.1:9/metrics", "1m")
+        other.start()
+        window = [f"--start={start.timestamp():.0f}", f"--end={start.timestamp() + SECONDS:.0f}", "--eval-interval=5s"]
+        argv = ["promtool", "tsdb", "create-blocks-from", "rules", f"--url={other.url}", f"--output-dir={data}"]
+        argv += [*window, str(tmp_path / "rules.yaml")]
+        done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
+        assert done.returncode == 0, done.stderr
+    with Nursery(tmp_path / "log") as nursery:
+        both = Prometheus(nursery, tmp_path / "prometheus", "http://127.0.0.1:9/metrics", "1m")
+        both.start()
+        recorded = PrometheusSource(both.url, timeout=timedelta(seconds=10)).read([asked])["both"]
+    assert {key.exporter for key in recorded.readings[0].counters} == {"both-1", "both-2"}
+    assert counted(recorded) == counted(raw)
+    assert counted(raw)[0][:4] == (2 * 2 * 12 * 5, 2 * 2 * 5, 2 * 2 * 2 * 10 * 5, [2 * 2 * 10 * 5])
 
 
 @pytest.mark.envoy

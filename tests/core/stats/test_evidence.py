@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binom
 from service import FOUR_EDGES, RULES, START, TEN, Service, history, rules, run, simulated
 
 from canaryd.adapters.memory import EDGES_MS
@@ -612,3 +613,104 @@ def test_whatever_was_counted_every_number_stays_finite(plan: list[tuple[Stretch
     for values in (seen.log_e, seen.row_log_e, seen.fine, seen.phi, seen.tolerated, seen.margin, seen.stable_worse):
         assert np.isfinite(values).all()
     assert (seen.missing >= 0).all()  # inf: never, at these rates
+
+
+# ── an operator's own queries ────────────────────────────────────────────────────────────────────────────────
+
+ORDERS = {
+    "name": "orders",
+    "kind": "query",
+    "failures": {"stable": "f", "canary": "f"},
+    "total": {"stable": "t", "canary": "t"},
+    "tolerance": "5% + 1pp",
+}
+ERRORS_ONLY = {"name": "errors", "kind": "errors", "tolerance": "5% + 1pp"}
+WITH_ORDERS = rules(metrics=[ERRORS_ONLY, ORDERS])
+
+
+def counted_orders(n: float, x: float, orders: float, failed: float) -> ArmCounts:
+    return ArmCounts(True, n, x, queries=np.array([[failed, orders]]))
+
+
+def test_the_expectation_of_the_evidence_is_at_most_one_with_a_query_beside_errors() -> None:
+    """Every outcome of one interval, weighted by its probability at the edge of what is tolerated."""
+    before = empty(np.zeros(0), 3, queries=1)
+    past = Stretch(START, START + TEN, counted_orders(200, 20, 80, 16), counted_orders(0, 0, 0, 0))
+    (before,) = update([Item(before, np.zeros(0), WITH_ORDERS, past, 0.0, False)])
+    n_c, n_s, o_c, o_s = 5, 7, 3, 4
+    outcomes = [(a, b, c, d) for a in range(6) for b in range(8) for c in range(4) for d in range(5)]
+    items = [
+        Item(
+            before,
+            np.zeros(0),
+            WITH_ORDERS,
+            Stretch(START, START + TEN, counted_orders(n_s, b, o_s, d), counted_orders(n_c, a, o_c, c)),
+            0.4,
+            True,
+        )
+        for a, b, c, d in outcomes
+    ]
+    after = update(items)
+    seen = assess(
+        Batch(after, [np.zeros(0)] * len(items), [WITH_ORDERS] * len(items)), [0] * len(items), [0.4] * len(items)
+    )
+    assert (seen.usable == 1).all()
+    a, b, c, d = np.array(outcomes).T
+    for p, q in ((0.02, 0.3), (0.1, 0.2), (0.4, 0.01)):
+        chance = binom.pmf(b, n_s, p) * binom.pmf(a, n_c, 1.05 * p + 0.01)
+        chance = chance * binom.pmf(d, o_s, q) * binom.pmf(c, o_c, 1.05 * q + 0.01)
+        assert chance.sum() == pytest.approx(1)
+        assert (chance * np.exp(seen.log_e)).sum() <= 1 + 1e-9
+        assert (chance * np.exp(seen.row_log_e[:, 1])).sum() <= 1 + 1e-9
+    assert seen.row_log_e[:, 1].max() > 0.5
+
+
+def test_queries_share_the_weight_of_errors_and_their_names_no_order() -> None:
+    """A canary whose orders fail is found with half the weight of errors, whatever stands beside it."""
+    arrays = empty(np.zeros(0), 3, queries=1)
+    arrays["usable"][:] = 1
+    arrays["worse"][:, 1] = 4.0
+    alone = {**arrays, "usable": np.array([0.0, 1.0])}
+    both, one = (numbers(a, np.zeros(0), WITH_ORDERS).log_e[0] for a in (arrays, alone))
+    assert exp(both) == pytest.approx(0.4 * exp(4) + 0.4 + 0.2)
+    assert exp(one) == pytest.approx(0.8 * exp(4) + 0.2)
+
+
+def test_a_query_with_few_events_gets_the_budget_of_its_own_traffic() -> None:
+    arrays = empty(np.zeros(0), 3, queries=1)
+    arrays["clock"][CLOCK.index("seconds")], arrays["clock"][CLOCK.index("requests")] = 100.0, 100 * 1000.0
+    arrays["long"][1] = [50_000.0, 500.0]  # one order for 100 requests: 10 a second
+    r, d = Batch([arrays], [np.zeros(0)], [WITH_ORDERS]).margin()
+    assert d[0, :, 0].tolist() == pytest.approx([0.004, 100 / 36000 / 0.25])
+    assert r[0, :, 0].tolist() == [0.25, 0.25]
+
+
+def test_rollouts_with_and_without_queries_keep_apart() -> None:
+    service = Service(FOUR_EDGES)
+    plan = [*history(service), *((service.stretch(0.25, 0.03), 0.25, True) for _ in range(5))]
+    by = rules(metrics=[ERRORS_ONLY, {"name": "latency", "kind": "latency"}, ORDERS])
+
+    def ordered(arm: ArmCounts, failed: float, orders: float) -> ArmCounts:
+        return replace(arm, queries=np.array([[failed, orders]]))
+
+    with_orders = [
+        (replace(s, stable=ordered(s.stable, 3, 90), canary=ordered(s.canary, 9, 30)), w, y) for s, w, y in plan
+    ]
+    alone, plain = empty(FOUR_EDGES, 3, queries=1), empty(FOUR_EDGES, 3)
+    one, two, bare = alone, alone, plain
+    for (s, w, y), (bare_s, _, _) in zip(with_orders, plan, strict=True):
+        (one,) = update([Item(one, FOUR_EDGES, by, s, w, y)])
+        bare, two = update([Item(bare, FOUR_EDGES, RULES, bare_s, w, y), Item(two, FOUR_EDGES, by, s, w, y)])
+    same(one, two, 1e-12)
+    assert one["worse"][:, 5].any()
+    assert one["usable"][5] == 1
+    expected = run(plan)
+    same(bare, expected, 1e-12)
+    assert one["worse"][:, 1:5] == pytest.approx(expected["worse"][:, 1:5])  # latency is what it is without the query
+    assert one["mass"] == pytest.approx(expected["mass"])
+    batch = Batch([bare, one], [FOUR_EDGES, FOUR_EDGES], [RULES, by])
+    together, apart = assess(batch, [0, 0], [0.25, 0.25]), numbers(one, FOUR_EDGES, by)
+    assert together.log_e[1] == pytest.approx(apart.log_e[0])
+    assert together.critical == [numbers(bare).critical[0], apart.critical[0]]
+    assert apart.critical[0][-1] == 5
+    assert together.usable[0, 5] == 0
