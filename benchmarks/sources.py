@@ -26,9 +26,9 @@ from canaryd.adapters.prometheus import PrometheusSource
 from canaryd.adapters.scrape import ScrapeSource
 from canaryd.demo import prometheus
 from canaryd.demo.processes import Nursery
+from canaryd.measure import grid_floor
 from canaryd.policy import ErrorSource
 from canaryd.ports import CountsQuery, MetricSource
-from canaryd.measure import grid_floor
 
 LIMIT_S = 2.0
 RUNS = 10

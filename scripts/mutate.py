@@ -53,6 +53,9 @@ class _Group:
 
 plan = _in("plan", "plan", "reconcile")
 reconcile = _in("reconcile", "reconcile", "kills")
+measure = _in("measure", "reconcile", "measure", "kills")
+dispersion = _in("stats/dispersion", "dispersion", "evidence", "simulation")
+history = _in("stats/history", "history", "simulation")
 counts = _in("counts", "counts")
 bernoulli = _in("stats/bernoulli", "bernoulli")
 evidence = _in("stats/evidence", "evidence", "judge")
@@ -63,6 +66,36 @@ share = _in("stats/share", "share")
 store = _in("adapters/memory", "memory", "reconcile")
 
 MUTANTS: tuple[Mutant, ...] = (
+    # ── noise ──
+    dispersion(
+        "pods are taken to be alike",
+        "    excess = (residual**2).sum(1) - phi0 * variance",
+        "    excess = 0.0 * variance",
+    ),
+    dispersion(
+        "few pods are trusted like many", "apply = (log_e > 0) & (degrees < HARD_TO_TELL)", "apply = log_e != log_e"
+    ),
+    dispersion(
+        "failures in clusters count in full",
+        "np.maximum(1.0, (squares + PRIOR_EVENTS) / (variance + PRIOR_EVENTS))",
+        "np.maximum(1.0, 0.0 * variance)",
+    ),
+    evidence(
+        "the neighbours are not looked at",
+        "take = self.near[side][:, None] & (z > GUARD_Z)",
+        "take = self.near[side][:, None] & (z > 1e9)",
+    ),
+    measure(
+        "an interval is judged before its neighbour is known",
+        "found[self.first : None if self.source.simultaneous else -1]",
+        "found[self.first :][:-1] or found[self.first :]",
+    ),
+    history(
+        "past pods teach nothing",
+        "return np.stack([tau2, degrees * worth])",
+        "return np.stack([tau2, 0 * degrees * worth])",
+    ),
+    judge("a step is taken into an outage", "            and not self._is_outage()\n", ""),
     # ── the state machine ──
     plan(
         "a regression is ignored while paused",
@@ -171,36 +204,38 @@ MUTANTS: tuple[Mutant, ...] = (
         'log.warning("stale", canary=case.canary.name, error=str(e))\n            raise',
         'log.warning("stale", canary=case.canary.name, error=str(e))\n            return True',
     ),
-    reconcile("the watermark is not looked at", "first = through or end - HISTORY", "first = end - HISTORY"),
-    reconcile(
-        "the stretch in which the weight changed is evidence",
-        "return stretch.start >= state.routed + settle",
-        "return stretch.end >= state.routed + settle",
+    measure(
+        "the watermark is not looked at", "first = held.through - (", "first = end - self.history * spec.interval - ("
     ),
-    reconcile(
+    measure(
+        "the stretch in which the weight changed is evidence",
+        "return stretch.start >= state.routed + self.source.settle",
+        "return stretch.end >= state.routed + self.source.settle",
+    ),
+    measure(
         "counters that still speak of the old weight are evidence",
-        "return stretch.start >= state.routed + settle",
+        "return stretch.start >= state.routed + self.source.settle",
         "return stretch.start >= state.routed",
     ),
-    reconcile(
+    measure(
         "traffic at a weight set by hand is evidence",
         " or route.weight != state.weight:\n            return False",
         ":\n            return False",
     ),
-    reconcile(
+    measure(
         "no counters are calm instead of blind",
-        "if newest is None or (through is not None and newest <= through):",
+        "if newest is None or (before is not None and newest <= before):",
         "if newest is None:",
     ),
-    reconcile(
+    measure(
         "a clock set back is not noticed",
-        "if through is not None and now < through:",
-        "if through is None and now is None:",
+        "if newest is not None and now < newest:",
+        "if newest is None and now is None:",
     ),
-    reconcile(
+    measure(
         "one long stretch bakes a step at once",
-        "self.gained += min(stretch.end - stretch.start, self.case.canary.spec.interval)",
-        "self.gained += stretch.end - stretch.start",
+        "sum((min(s.end - s.start, spec.interval) for s in fresh), timedelta(0))",
+        "sum((s.end - s.start for s in fresh), timedelta(0))",
     ),
     reconcile(
         "a route is taken over before any rollout",
@@ -227,8 +262,8 @@ MUTANTS: tuple[Mutant, ...] = (
     counts("a client that left is counted", "elif not classes.ignores(key):", "else:"),
     counts(
         "warming pods count like the others",
-        "            if key.pod in young:\n                young_requests += n",
-        "            if not key.pod:\n                young_requests += n",
+        "    old = sorted(name for name in by_pod if name not in young)",
+        "    old = sorted(name for name in by_pod if name)",
     ),
     # ── the tests ──
     bernoulli(
@@ -238,13 +273,13 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     bernoulli(
         "the tolerance in points is left out of the null",
-        "\n    q = np.minimum((1 + r) * p + d, 1 - TINY)\n    ratio",
-        "\n    q = np.minimum((1 + r) * p, 1 - TINY)\n    ratio",
+        "\n    q = np.minimum((1 + r) * p + d, 1 - TINY)\n    with",
+        "\n    q = np.minimum((1 + r) * p, 1 - TINY)\n    with",
     ),
     bernoulli(
         "the projection forgets the tolerance in points",
-        "q = np.minimum((1 + r) * p + d, 1 - TINY)\n        slope",
-        "q = np.minimum((1 + r) * p, 1 - TINY)\n        slope",
+        "            q = k * p + d\n",
+        "            q = k * p\n",
     ),
     bernoulli("one arm alone is evidence", "inside | (n_c <= 0) | (n_s <= 0)", "inside"),
     evidence(
@@ -255,13 +290,13 @@ MUTANTS: tuple[Mutant, ...] = (
     evidence("no margin where no warm-up excuses", "HARD_MARGIN = 0.02", "HARD_MARGIN = 0.0"),
     evidence(
         "the budget excuses anything when traffic is low",
-        "budget = np.minimum(budget, LARGEST_MARGIN)[:, None, :]",
-        "budget = budget[:, None, :]",
+        "d = np.minimum(budget, LARGEST_MARGIN)",
+        "d = budget",
     ),
     evidence(
         "bets are made after the outcome is known",
-        "    _score(batch, items, counts, scored)\n    _learn(batch, items, counts)\n",
-        "    _learn(batch, items, counts)\n    _score(batch, items, counts, scored)\n",
+        "    if counts.scored.any():\n        _score(batch, counts)\n    _learn(batch, counts)\n",
+        "    _learn(batch, counts)\n    if counts.scored.any():\n        _score(batch, counts)\n",
     ),
     evidence(
         "warming pods are judged",
@@ -270,21 +305,21 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     evidence(
         "stretches that are not evidence are bet on",
-        "x_c, n_c, x_s, n_s = (np.where(scored[:, None], c, 0.0) for c in counts)",
-        "x_c, n_c, x_s, n_s = counts",
+        "x_c, n_c, x_s, n_s = (np.where(scored[:, None], v, 0.0) for v in",
+        "x_c, n_c, x_s, n_s = (v for v in",
     ),
     evidence(
         "the share of an old weight confirms the new one", 'a["share"][changed] = 0.0', 'a["share"][changed] *= 1.0'
     ),
     evidence(
         "stable's past judges while stable serves",
-        "lonely = np.array([i.weight >= 1.0 for i in items]) & (n_s == 0) & (long_n > 0)",
-        "lonely = np.array([i.weight >= 0.0 for i in items]) & (long_n > 0)",
+        "lonely = (counts.weight >= 1.0) & (n_s == 0) & (long_n > 0)",
+        "lonely = (counts.weight >= 0.0) & (long_n > 0)",
     ),
     evidence(
         "a long absence makes the budget large",
-        "usual = np.array([i.stretch.seconds <= LONGEST_USUAL * i.rules.interval for i in items])",
-        "usual = np.array([i.stretch.seconds >= 0 for i in items])",
+        'usual = counts.seconds <= LONGEST_USUAL * batch.per("interval")',
+        "usual = counts.seconds >= 0",
     ),
     assess("more weight than one is given away", "WEIGHT_RESERVE = 0.05", "WEIGHT_RESERVE = 0.5"),
     share("a share without a lower limit is confirmed", "confirmed = too_low >= need and (", "confirmed = ("),
@@ -300,7 +335,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if False:\n            return",
     ),
     judge(
-        "a family without proof is healthy", "            proven >= families\n            and all(", "            all("
+        "a family without proof is healthy", "            proven >= wanted\n            and all(", "            all("
     ),
     judge("half the evidence to roll back does not stop a step", "            and self.log_e < self.alarm / 2\n", ""),
     judge(

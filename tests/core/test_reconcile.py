@@ -16,6 +16,7 @@ from world import START, World, canary
 from canaryd import plan
 from canaryd.adapters.memory import MemoryHooks, MemoryNotifier, MemoryRouter, MemoryStore
 from canaryd.errors import FenceError, NotifyError
+from canaryd.measure import MOST_POINTS, grid_floor
 from canaryd.model import (
     Action,
     DecisionKind,
@@ -32,7 +33,6 @@ from canaryd.model import (
 )
 from canaryd.policy import Canary, Hook, Route
 from canaryd.ports import CountsAnswer, CountsQuery
-from canaryd.measure import MOST_POINTS, grid_floor
 from canaryd.reconcile import Reconciler
 from canaryd.stats.evidence import clock
 
