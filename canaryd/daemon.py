@@ -22,7 +22,7 @@ import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.schedulers.background import BackgroundScheduler
 
-from canaryd import __version__, telemetry, web, wiring
+from canaryd import __version__, plan, telemetry, web, wiring
 from canaryd.config import Loaded, Settings, load_canaries, load_settings
 from canaryd.errors import CanarydError, LeaderError
 from canaryd.leader import StateLock
@@ -40,6 +40,9 @@ DELIVERY = timedelta(milliseconds=500)
 RELOAD = timedelta(seconds=3)
 PRUNE = timedelta(hours=1)
 TICK_SOON = timedelta(milliseconds=30)  # after the instant that is read
+PLACEBO_WINDOW = timedelta(hours=24)
+PLACEBO_PODS = 3  # of stable, so that two are left to be compared with
+PLACEBO_SECONDS = 60.0  # of one run; who has not had a turn by then begins the next one
 STALLED = 5  # intervals without a tick after which /healthz says so
 
 
@@ -75,6 +78,7 @@ class Daemon:
         self._mark: object = None
         self._lock = StateLock(root / settings.state.path)
         self._jobs: frozenset[timedelta] = frozenset()
+        self._placebo_turns: list[str] = []  # canaries that had no turn the last time
 
     def on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.stopping.is_set():
@@ -139,6 +143,8 @@ class Daemon:
         self._every(DELIVERY, "tell", self._tell)
         self._every(RELOAD, "reload", self._reload)
         self._every(PRUNE, "prune", self._prune)
+        if self.settings.placebo.every is not None and ports.metrics.remembers:
+            self._every(self.settings.placebo.every, "placebo", self.draw_placebos)
         self.scheduler.start()
         self._beat()
         log.info("leading", canaries=[c.name for c in self.canaries])
@@ -231,6 +237,46 @@ class Daemon:
         gone = self.store.prune(now() - timedelta(days=keep.days), keep.at_least)
         if gone:
             log.info("pruned", records=gone)
+
+    def draw_placebos(self) -> None:
+        """Judge stable pods as canaries, one canary after the other, for a minute at most; the rest is next time's."""
+        began = time.monotonic()
+        turns, self._placebo_turns = self._placebo_turns, []
+        names = {c.name: c for c in self.canaries}
+        order = [*(n for n in turns if n in names), *(n for n in names if n not in turns)]
+        for i, name in enumerate(order):
+            if self.stopping.is_set() or time.monotonic() - began > PLACEBO_SECONDS:
+                self._placebo_turns = order[i:]
+                return
+            try:
+                self._placebo_of(names[name], began)
+            except CanarydError as e:
+                log.info("no placebo", canary=name, reason=str(e))
+
+    def _placebo_of(self, canary: Canary, began: float) -> None:
+        from canaryd.hindsight import placebo  # not loaded where nobody asked for it
+
+        state = self.store.load(canary.name).state or plan.initial(canary)
+        source, end = self.ports.metrics, now() - self.ports.metrics.lag
+        drawn = []
+        for one in placebo.draw(
+            canary,
+            state.stable,
+            source,
+            end - PLACEBO_WINDOW,
+            end,
+            draws=self.settings.placebo.draws,
+            least_pods=PLACEBO_PODS,
+            seed=int(end.timestamp()),
+        ):
+            drawn.append(one)
+            if self.stopping.is_set() or time.monotonic() - began > PLACEBO_SECONDS:
+                break
+        rate = placebo.Rate.of(drawn)
+        self.telemetry.placebo(canary.name, rate.draws, rate.rollbacks)
+        log.info(
+            "placebo", canary=canary.name, draws=rate.draws, rollbacks=rate.rollbacks, low=rate.low, high=rate.high
+        )
 
     # ── documents ────────────────────────────────────────────────────────────────────────────────────────────
 

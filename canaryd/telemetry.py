@@ -92,9 +92,16 @@ class Telemetry:
         self.tick = Histogram("canaryd_tick_seconds", "Duration of one tick", buckets=_TICKS, registry=own)
         self.last_tick = Gauge("canaryd_last_tick_timestamp_seconds", "When the last tick ended", registry=own)
         self.leading = Gauge("canaryd_leader", "1 while this process holds the state", registry=own)
+        self.placebo_draws = Gauge(
+            "canaryd_placebo_draws", "Stable pods judged as canaries the last time", ["canary"], registry=own
+        )
+        self.placebo_rollbacks = Gauge(
+            "canaryd_placebo_rollbacks", "False alarms among canaryd_placebo_draws", ["canary"], registry=own
+        )
         Gauge("canaryd_build_info", "1, with the version", ["version"], registry=own).labels(__version__).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
+        self._gauges = (self.phase, self.weight, self.verdict, self.evidence, self.blind)
         self._known: set[str] = set()
 
     def ticked(self, outcomes: Sequence[Outcome], seconds: float, at: datetime) -> None:
@@ -115,9 +122,15 @@ class Telemetry:
     def forget(self, names: set[str]) -> None:
         """Canaries that are gone leave no series behind."""
         for name in self._known - names:
-            for gauge in (self.phase, self.weight, self.verdict, self.evidence, self.blind):
+            for gauge in (*self._gauges, self.placebo_draws, self.placebo_rollbacks):
                 gauge.remove_by_labels({"canary": name})
         self._known &= names
+
+    def placebo(self, name: str, draws: int, rollbacks: int) -> None:
+        """What came of the last draws for one canary."""
+        self._known.add(name)
+        self.placebo_draws.labels(name).set(draws)
+        self.placebo_rollbacks.labels(name).set(rollbacks)
 
     def _show(self, name: str, body: Mapping[str, Any]) -> None:
         self._known.add(name)

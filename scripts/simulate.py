@@ -41,7 +41,7 @@ FOUND = """## Regressions that are found
 
 The same schedule with a canary that is worse from its first interval. The aim is what the design's study found
 (share found / median intervals), plus the one interval that the guard against scrapes out of phase costs; MISSED: not
-reached, errors of both simulations considered. The last column is the price: canary requests that failed until the
+reached, and chance is not to blame (99 %). The last column is the price: canary requests that failed until the
 rollback, median.
 """
 LOOPS = """## Whole rollouts

@@ -89,7 +89,7 @@ class PrometheusSource:
         self._bearer_file = bearer_file
         self._max_bytes = max_bytes
         self._recorded = _Memory[frozenset[str]]()  # query's workloads -> the recorded names that have series for them
-        self._starts = _Memory[datetime | None]()  # (namespace, pod) -> start of the pod; None: nobody knows
+        self._starts = _Memory[datetime | None]()  # (namespace, pod, exporter) -> start; None: nobody knows
 
     def read(self, queries: Sequence[CountsQuery]) -> Mapping[str, CountsAnswer]:
         """See the port."""
@@ -138,7 +138,7 @@ class PrometheusSource:
         """The answers with what kube-state-metrics knows of the pods' starts, asked once for each pod."""
         answers, now = ask.answers(), ask.queries[0].points[-1]
         pods = {
-            (query.namespace, key.pod)
+            (query.namespace, key.pod, key.exporter)  # a pod that comes again under its name has another exporter
             for query in ask.queries
             for reading in answers[query.canary].readings[-1:]
             for key in reading.counters
@@ -151,8 +151,8 @@ class PrometheusSource:
             with suppress(SourceError):  # the counts are there; without it the first sample of a pod is its start
                 found = server.starts(selector, (now - EPOCH) // MILLISECOND)
                 for pod in unknown:
-                    self._starts.keep(pod, found.get(pod), now, lasting=pod in found)
-        started = {pod: at for pod in pods if (at := self._starts.get(pod)) is not None}
+                    self._starts.keep(pod, found.get(pod[:2]), now, lasting=pod[:2] in found)
+        started = {pod[:2]: at for pod in sorted(pods) if (at := self._starts.get(pod)) is not None}
         return {
             query.canary: replace(
                 answers[query.canary], started={n: at for (space, n), at in started.items() if space == query.namespace}

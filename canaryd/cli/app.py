@@ -38,6 +38,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "wait": ("wait", "wait", "Wait until a rollout ends."),
     "analyze": ("analyze", "analyze", "Judge a past window of a Prometheus as if live."),
     "replay": ("replay", "replay", "Decide a stored rollout once more and compare."),
+    "placebo": ("placebo", "placebo", "Judge stable pods as if they were canaries: how often is that a false alarm?"),
     "power": ("power", "power", "Say before a release what will be found, and in how long."),
     "null-simulation": (
         "null_simulation",

@@ -175,6 +175,18 @@ class Retention(Document):
     at_least: int = Field(default=2000, ge=0, le=10_000_000, description="records of each canary")
 
 
+class Placebo(Document):
+    """Stable pods judged as if they were canaries, in the background: how often that is a false alarm."""
+
+    every: Duration | None = Field(default=None, description="how often; none: never")
+    draws: int = Field(default=50, ge=1, le=1000, description="pretended canaries of each workload, each time")
+
+    @field_validator("every")
+    @classmethod
+    def _range(cls, value: timedelta | None) -> timedelta | None:
+        return value if value is None else _between(value, timedelta(minutes=1), timedelta(days=7))
+
+
 class Settings(Document):
     """The whole of canaryd.yaml. Paths in it that are not absolute are relative to the file."""
 
@@ -186,6 +198,7 @@ class Settings(Document):
     web: Web = Web()
     log: Log = Log()
     retention: Retention = Retention()
+    placebo: Placebo = Placebo()
     tell_again: Duration = Field(default=timedelta(minutes=30), description="how often a lasting hold is told again")
 
     @field_validator("canaries")

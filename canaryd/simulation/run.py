@@ -71,6 +71,7 @@ class Tally:
     rolled_back: Share
     promoted: Share
     median_back: float  # of all repetitions; one more than the longest possible where more than half did not end so
+    earliest_back: float  # lower end of the 99 % interval of `median_back`, by order statistics
     median_promoted: float
     median_failed: float  # canary requests that failed until the end
     furthest: tuple[int, ...]  # how many got as far as each step
@@ -169,6 +170,7 @@ def tally(case: Case, results: Sequence[Result]) -> Tally:
         rolled_back=Share(int(np.isfinite(back).sum()), n),
         promoted=Share(int(np.isfinite(promoted).sum()), n),
         median_back=_median(back, longest + 1),
+        earliest_back=float(np.sort(_ended(back, longest + 1))[max(int(n / 2 - 1.288 * sqrt(n)), 0)]),
         median_promoted=_median(promoted, longest + 1),
         median_failed=float(np.median(failed)),
         furthest=tuple(int(k) for k in steps),
@@ -176,4 +178,8 @@ def tally(case: Case, results: Sequence[Result]) -> Tally:
 
 
 def _median(times: Floats, never: float) -> float:
-    return float(np.median(np.where(np.isfinite(times), times, never)))
+    return float(np.median(_ended(times, never)))
+
+
+def _ended(times: Floats, never: float) -> Floats:
+    return np.where(np.isfinite(times), times, never)

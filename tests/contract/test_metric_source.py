@@ -869,3 +869,27 @@ def test_a_workload_that_no_promql_string_can_hold_is_not_filled_in() -> None:
     for name in ("a'b", "a`b", "a\nb"):
         with pytest.raises(SourceError, match="cannot be filled in"):
             filled_in(template, replace(query(), stable=name))
+
+
+def test_a_pod_that_comes_again_under_its_name_is_asked_for_again() -> None:
+    born, exporters = {"one": 1000, "two": 2000}, ["one", "one", "two"]
+
+    def answer(request: bytes) -> Iterator[bytes | float]:
+        found, series = asked(request)["query"], []
+        if found.startswith("kube_pod_start_time"):
+            labels = {"__name__": "kube_pod_start_time", "namespace": "default", "pod": "pod-1"}
+            series = [{"metric": labels, "values": [[T2.timestamp(), str(born[exporters[0]])]]}]
+        elif found.startswith("last_over_time"):
+            labels = SERIES["metric"] | {"pod": "pod-1", "instance": exporters[0]}  # type: ignore[operator]
+            series = [{"metric": labels, "values": [[T2.timestamp(), "7"]]}]
+        yield http(json.dumps(success(series)))
+
+    with Server(answer) as server:
+        source = over("prometheus", f"http://127.0.0.1:{server.port}", 5)
+        seen = []
+        while exporters:
+            seen.append(source.read([query()])["api"].started["pod-1"].timestamp())
+            exporters.pop(0)
+        starts = [r for r in server.requests if asked(r)["query"].startswith("kube_pod_start_time")]
+    assert seen == [1000, 1000, 2000]
+    assert len(starts) == 2

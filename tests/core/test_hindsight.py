@@ -1,20 +1,25 @@
-"""Looking back: windows judged as if live, stored rollouts decided again."""
+"""Looking back: windows judged as if live, stored rollouts decided again, stable pods in the canary's place."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 from world import START, World, canary
 
+from canaryd.config.settings import Placebo, Settings
+from canaryd.daemon import Daemon
 from canaryd.errors import SourceError
-from canaryd.hindsight import analysis
+from canaryd.hindsight import analysis, placebo
 from canaryd.hindsight.past import BLOCK, Past, Weights
 from canaryd.hindsight.replay import Compared, ReplayError, replay
-from canaryd.model import Action, CounterKey, Reading, Record, Verdict
+from canaryd.measure import grid_floor
+from canaryd.model import Action, Arm, CounterKey, Reading, Record, Verdict
 from canaryd.ports import CountsAnswer, CountsQuery
 
 TEN = timedelta(seconds=10)
@@ -228,3 +233,96 @@ def test_without_any_weight_there_is_nothing_to_look_at() -> None:
 def test_the_step_of_a_weight_between_two_steps_is_the_lower_one() -> None:
     c = canary(steps=[5, 25, 100])
     assert [analysis.step_of(c, w) for w in (1, 5, 24, 25, 99, 100)] == [0, 0, 0, 1, 1, 2]
+
+
+# ── placebo ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def steady(intervals: int = 60, **pod_errors: float) -> World:
+    """Stable alone with three pods; `a1=0.05`: a share of what its first pod answers fails."""
+    world = World(rps=300.0)
+    for _ in range(intervals):
+        world.traffic(10, freeze=False)
+        for name, share in pod_errors.items():
+            bad = int(world.random.binomial(1000, share))
+            world.metrics.serve("api-a", f"api-a-{name[1:]}", code="500", n=bad, ms=40.0)
+        world.metrics.tick(world.now)
+    return world
+
+
+def drawn(world: World, **how: Any) -> list[placebo.Draw]:
+    options = {"draws": 9, "seed": 7, **how}
+    return list(placebo.draw(world.canaries[0], "api-a", world.metrics, START, world.now, **options))
+
+
+def test_pods_that_are_alike_are_hardly_ever_called_worse_and_one_that_is_sick_is() -> None:
+    assert [d.rolled_back for d in drawn(steady())] == [False] * 9
+    found = drawn(steady(a1=0.3))
+    assert {d.pods for d in found} == {("api-a-1",), ("api-a-2",), ("api-a-3",)}
+    assert {d.pods for d in found if d.rolled_back} == {("api-a-1",)}
+    assert all("errors" in d.sentence and d.looks < 40 for d in found if d.rolled_back)
+
+
+def test_the_same_seed_draws_the_same_and_another_one_does_not() -> None:
+    world = steady()
+    assert drawn(world) == drawn(world) != drawn(world, seed=8)
+
+
+def test_what_is_read_of_a_stretch_is_read_once_for_all_its_draws() -> None:
+    world = steady()
+    before = world.metrics.reads
+    assert len(drawn(world, draws=6)) == 6  # three pods: two stretches
+    assert world.metrics.reads - before <= 4  # each with the days before
+
+
+def test_a_pod_that_is_called_the_canary_is_no_longer_stable() -> None:
+    world = steady(30)
+    c = world.canaries[0]
+    points = (START + 10 * TEN, START + 20 * TEN)
+    query = CountsQuery("placebo-0", "default", "api-a", placebo.NOBODY, points, TEN, c.spec.source)
+    (plain,) = world.metrics.read([query]).values()
+    source = placebo.Relabelled(world.metrics, plain.readings, {"placebo-0": ("api-a-2",)}, TEN)
+    found = source.read([query])["placebo-0"].readings
+    for before, after in zip(plain.readings, found, strict=True):
+        assert {k.arm for k in after.counters if k.pod == "api-a-2"} == {Arm.CANARY}
+        assert {k.arm for k in after.counters if k.pod != "api-a-2"} == {Arm.STABLE}
+        assert sorted(after.counters.values()) == sorted(before.counters.values())
+
+
+def test_without_two_pods_or_enough_time_nothing_is_drawn_and_it_is_said_why() -> None:
+    world = steady(40)
+    with pytest.raises(placebo.PlaceboError, match=r"3 pods of api-a .* at least 4"):
+        drawn(world, pods=3)
+    with pytest.raises(placebo.PlaceboError, match=r"3 pods of api-a .* at least 5"):
+        drawn(world, least_pods=5)
+    with pytest.raises(placebo.PlaceboError, match=r"0 pods of nobody .* at least 2"):
+        list(placebo.draw(world.canaries[0], "nobody", world.metrics, START, world.now, draws=1))
+    with pytest.raises(placebo.PlaceboError, match="too short"):
+        list(placebo.draw(world.canaries[0], "api-a", world.metrics, START, START + 20 * TEN, draws=1))
+
+
+@pytest.mark.parametrize(("x", "n"), [(0, 1), (0, 200), (3, 200), (200, 200), (1, 2), (57, 1000)])
+def test_the_limits_of_the_rate_are_those_of_the_exact_binomial(x: int, n: int) -> None:
+    exact = binomtest(x, n).proportion_ci(0.95, method="exact")
+    assert placebo.exact_interval(x, n) == pytest.approx((exact.low, exact.high), abs=1e-9)
+
+
+def test_the_daemon_draws_in_the_background_and_exports_what_came_of_it(tmp_path: Path) -> None:
+    quarter = timedelta(minutes=15)
+    world = World(canary(interval="15m", blindDeadline="1h", history="0s"), rps=1.0)
+    world.now = grid_floor(datetime.now(UTC), quarter) - 105 * quarter
+    for _ in range(105):
+        world.traffic(quarter.total_seconds())
+    daemon = Daemon(Settings(placebo=Placebo(every=timedelta(hours=6), draws=4)), tmp_path)
+    daemon.ports, daemon.canaries = world.ports, world.canaries
+    daemon.store = world.store  # type: ignore[assignment]
+    daemon.draw_placebos()
+    said = daemon.telemetry.exposition().decode()
+    assert 'canaryd_placebo_draws{canary="api"} 4.0' in said
+    assert 'canaryd_placebo_rollbacks{canary="api"} 0.0' in said
+
+
+def test_no_placebo_is_drawn_unless_it_is_asked_for() -> None:
+    assert Settings().placebo.every is None
+    with pytest.raises(ValueError, match="out of range"):
+        Placebo.model_validate({"every": "5s"})

@@ -192,7 +192,7 @@ def test_pods_of_the_past_are_learnt_to_differ_as_they_do() -> None:
 
 
 def a_tally(case: Case, back: int = 0, promoted: int = 0, n: int = 200, median: float = 5.0) -> Tally:
-    return Tally(case, Share(back, n), Share(promoted, n), median, median, 3.0, (n,))
+    return Tally(case, Share(back, n), Share(promoted, n), median, median, median, 3.0, (n,))
 
 
 def test_a_table_names_what_is_broken_and_what_is_missed_and_nothing_else() -> None:

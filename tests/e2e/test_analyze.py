@@ -1,4 +1,4 @@
-"""`canaryd analyze` and `replay` against a real Prometheus that holds raw per-pod counters of made-up services."""
+"""Looking back on a real Prometheus that holds raw per-pod counters of made-up services: analyze, replay, placebo."""
 
 from __future__ import annotations
 
@@ -503,3 +503,33 @@ def test_a_replay_that_cannot_be_made_says_why(past: Past, tmp_path: Path) -> No
     config.write_text(json.dumps({**settings, "metrics": away}))
     refused(past, [*argv, "errors"], 69, "refused")
     refused(past, ["replay", "--state", str(tmp_path / "state.db"), "errors"], 64, "no configuration")
+
+
+# ── placebo ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def placebo(past: Past, *more: str) -> list[str]:
+    return ["placebo", "--prometheus", past.url, "--start", past.at(0), "--end", past.at(1800), *more]
+
+
+def test_stable_pods_in_the_canarys_place_are_false_alarms_only_when_one_of_them_is_sick(past: Past) -> None:
+    assert past.capture is not None
+    assert run(placebo(past, "--workload", "healthy-a", "--draws", "15", "-o", "json")) == 0
+    found = json.loads(past.capture.readouterr().out, parse_constant=refuse)
+    assert (found["draws"], found["rollbacks"], found["alarms"]) == (15, 0, [])
+    assert found["high"] == pytest.approx(1 - 0.025 ** (1 / 15))
+    document = past.canary("sick")
+    assert run(placebo(past, "--canary", document, "--draws", "10")) == 1
+    said = past.capture.readouterr().out
+    assert "2 of 10 pretended canaries of sick-a" in said
+    assert "sick-a-0 at look" in said
+
+
+def test_a_placebo_that_cannot_be_drawn_says_why(past: Past) -> None:
+    refused(past, placebo(past, "--workload", "healthy-a", "--pods", "5"), 64, "5 pods of healthy-a", "at least 6")
+    refused(past, placebo(past, "--workload", "nobody"), 64, "0 pods of nobody", "at least 2")
+    refused(past, placebo(past), 64, "--workload")
+    refused(past, placebo(past, "--workload", "no such thing"), 64, "no such thing")
+    refused(past, changed(placebo(past, "--workload", "healthy-a"), end=past.at(300)), 64, "too short")
+    away = changed(placebo(past, "--workload", "healthy-a"), prometheus=f"http://127.0.0.1:{free_port()}")
+    refused(past, away, 69, "refused")
