@@ -134,7 +134,7 @@ class Daemon:
     def _lead(self) -> None:
         store: SqliteStore = wiring.state_store(self.settings, self.root)  # type: ignore[assignment]
         ports = wiring.embedded(self.settings, store)
-        self.ports, self.store, self.reconciler = ports, store, Reconciler(ports)
+        self.ports, self.store, self.reconciler = ports, store, Reconciler(ports, tell_again=self.settings.tell_again)
         self.scheduler = _scheduler()
         self.leading.set()
         self.telemetry.leading.set(1)

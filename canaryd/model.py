@@ -378,6 +378,7 @@ class Observation:
     overrides: tuple[Override, ...] = ()  # in the order said; answered ones may still be among them
     hook: HookState | None = None  # news from the afterPromotion hook
     trouble: tuple[str, ...] = ()  # what could not be read, for people
+    tell_again: timedelta = timedelta(minutes=30)  # how often people want to hear of a lasting hold
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,6 @@ from canaryd.stats.evidence import clock, forget
 
 HISTORY = 50  # transitions kept in the state; the records keep all
 ANSWERS = 20  # answers kept, so that a repeated override is recognised
-REPEAT = timedelta(minutes=30)  # a lasting hold is told again after this long
 
 Rule = Callable[[Canary, RolloutState, Observation], Decision | None]
 
@@ -211,7 +210,7 @@ def _regressed(canary: Canary, state: RolloutState, seen: Observation) -> Decisi
         said = (
             f"{canary.name}: {judged.sentence}; the afterPromotion hook has begun, a person must choose: abort or wait"
         )
-        due = _due(state)
+        due = _due(state, seen)
         told = replace(state, hook=seen.hook or state.hook, deadline_told=state.held if due else state.deadline_told)
         held = Decision(told, DecisionKind.HOLD, said, tell=due, severity="critical")
         return _word(canary, state, seen) or held
@@ -256,8 +255,9 @@ def _blind_too_long(canary: Canary, state: RolloutState, seen: Observation) -> D
         return Decision(state, DecisionKind.HOLD, f"{_held_at(canary, state)}: {words}")
     if spec.on_blind is OnBlind.ROLLBACK:
         return _roll_back(canary, state, seen, f"{words}; onBlind: rollback after {wording.span(spec.blind_deadline)}")
-    due = state.deadline_told == timedelta(0) or state.blind - state.deadline_told >= REPEAT
-    said = f"{_held_at(canary, state)}: {words}; nothing moves, said again in {wording.span(REPEAT)} (onBlind: hold)"
+    due = state.deadline_told == timedelta(0) or state.blind - state.deadline_told >= seen.tell_again
+    again = wording.span(seen.tell_again)
+    said = f"{_held_at(canary, state)}: {words}; nothing moves, said again in {again} (onBlind: hold)"
     told = replace(state, deadline_told=state.blind) if due else state
     return Decision(told, DecisionKind.BLIND_DEADLINE, said, tell=due, severity="critical" if due else "info")
 
@@ -293,7 +293,7 @@ def _waiting(canary: Canary, state: RolloutState, seen: Observation) -> Decision
             detail = f"no traffic before canaryd can see: {seen.judgement.sentence}"
         elif ready:
             detail = f"learning the rates of {state.stable} before {state.canary} gets traffic"
-        due = _due(state) and state.held >= canary.spec.max_hold
+        due = _due(state, seen) and state.held >= canary.spec.max_hold
         told = replace(state, deadline_told=state.held) if due else state
         said = f"{canary.name} waits: {detail}"
         return Decision(told, DecisionKind.WAIT, said, tell=due, severity="warning" if due else "info")
@@ -412,7 +412,7 @@ def _too_long(canary: Canary, state: RolloutState, seen: Observation) -> Decisio
     if spec.on_inconclusive is OnInconclusive.PROMOTE and clear:
         why = f"no decision in {wording.span(state.held)} (onInconclusive: promote, not proven healthy)"
         return _next_step(canary, state, seen, why)
-    due = state.deadline_told == timedelta(0) or state.held - state.deadline_told >= REPEAT
+    due = state.deadline_told == timedelta(0) or state.held - state.deadline_told >= seen.tell_again
     said += f". Choose: canaryd promote {canary.name} --reason …, abort, or a larger budget"
     told = replace(state, deadline_told=state.held) if due else state
     return Decision(told, DecisionKind.INCONCLUSIVE, said, tell=due, severity="warning" if due else "info")
@@ -639,5 +639,5 @@ def _harm(state: RolloutState) -> str:
     return f". {wording.plural(failures, 'canary request')} failed" if failures else ""
 
 
-def _due(state: RolloutState) -> bool:
-    return state.deadline_told == timedelta(0) or state.held - state.deadline_told >= REPEAT
+def _due(state: RolloutState, seen: Observation) -> bool:
+    return state.deadline_told == timedelta(0) or state.held - state.deadline_told >= seen.tell_again

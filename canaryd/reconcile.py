@@ -58,8 +58,8 @@ class _Case(Case):
 class Reconciler:
     """Keeps nothing that matters between ticks."""
 
-    def __init__(self, ports: Ports, *, workers: int = 8) -> None:
-        self.ports = ports
+    def __init__(self, ports: Ports, *, workers: int = 8, tell_again: timedelta = timedelta(minutes=30)) -> None:
+        self.ports, self.tell_again = ports, tell_again
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
 
@@ -123,8 +123,8 @@ class Reconciler:
             facts = {
                 "ROLLOUT": state.rollout,
                 "REVISION": state.revision,
-                "STABLE": state.stable,
-                "CANARY": state.canary,
+                "STABLE_POOL": state.stable,
+                "CANARY_POOL": state.canary,
             }
             case.hook = ports.hooks.advance(case.canary, hook, state.hook, facts)
 
@@ -157,7 +157,7 @@ class Reconciler:
     def _settle(self, case: _Case, now: datetime) -> Outcome:
         """Decide until nothing follows at once; each decision is saved before it is routed."""
         stored, kinds = case.stored, []
-        seen = _observation(case, stored, now)
+        seen = _observation(case, stored, now, self.tell_again)
         for _ in range(PASSES):
             before = stored.state
             decision = plan.decide(case.canary, before, seen)
@@ -172,7 +172,7 @@ class Reconciler:
             if moved:
                 self._look(_again(case, stored))
             case.route = self._view_route(case, stored.state)
-            seen = _observation(case, stored, now, again=True)
+            seen = _observation(case, stored, now, self.tell_again, again=True)
         assert stored.state is not None
         return Outcome(case.canary.name, stored.state, tuple(kinds), stored.state.sentence, seen)
 
@@ -239,7 +239,9 @@ class Reconciler:
 # ── small pieces ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _observation(case: _Case, stored: Stored, now: datetime, *, again: bool = False) -> Observation:
+def _observation(
+    case: _Case, stored: Stored, now: datetime, tell_again: timedelta, *, again: bool = False
+) -> Observation:
     """Everything seen, for `decide`; in a further pass of the same tick nothing new has been counted."""
     return Observation(
         at=now,
@@ -252,6 +254,7 @@ def _observation(case: _Case, stored: Stored, now: datetime, *, again: bool = Fa
         overrides=stored.overrides,
         hook=case.hook,
         trouble=tuple(case.trouble),
+        tell_again=tell_again,
     )
 
 

@@ -850,7 +850,7 @@ def test_after_the_hook_traffic_goes_back_step_by_step_and_the_roles_stay(rememb
     assert (state.stable, state.canary, state.stable_revision) == ("api-a", "api-b", "r1")
     ((started, facts),) = world.hooks.started
     assert started == "api-1-1"
-    assert facts == {"ROLLOUT": "api-1", "REVISION": "r1", "STABLE": "api-a", "CANARY": "api-b"}
+    assert facts == {"ROLLOUT": "api-1", "REVISION": "r1", "STABLE_POOL": "api-a", "CANARY_POOL": "api-b"}
     assert "blind" not in world.told()
     check_record(world)
 
