@@ -149,7 +149,8 @@ HOOK = """
 import os, pathlib, sys, time
 here = pathlib.Path(sys.argv[1])
 with open(here / "runs", "a") as runs:
-    runs.write(" ".join(os.environ[k] for k in ("CANARYD_REVISION", "CANARYD_STABLE_POOL", "CANARYD_CANARY_POOL")) + "\\n")
+    told = ("CANARYD_REVISION", "CANARYD_STABLE_POOL", "CANARYD_CANARY_POOL")
+    runs.write(" ".join(os.environ[k] for k in told) + "\\n")
 while not (here / "upgraded").exists():
     time.sleep(0.05)
 """
