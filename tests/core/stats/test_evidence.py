@@ -697,6 +697,16 @@ def test_a_query_with_few_events_gets_the_budget_of_its_own_traffic() -> None:
     assert r[0, :, 0].tolist() == [0.25, 0.25]
 
 
+def test_each_query_has_a_tolerance_of_its_own() -> None:
+    strict = {**ORDERS, "name": "zebra", "tolerance": "1% + 0.5pp", "margin": "10% + 2pp"}
+    by = rules(metrics=[strict, ERRORS_ONLY, ORDERS], budget={"share": "1%", "perHour": 0})
+    batch = Batch([empty(FOUR_EDGES, 3, queries=2)], [FOUR_EDGES], [by])
+    (r, d), (margin_r, margin_d) = batch.tolerance(), batch.margin()
+    assert (r[0, [0, 5, 6]].tolist(), d[0, [0, 5, 6]].tolist()) == ([0.05, 0.05, 0.01], [0.01, 0.01, 0.005])
+    assert margin_r[0, [0, 5, 6], 0].tolist() == [0.25, 0.25, 0.1]
+    assert margin_d[0, [0, 5, 6], 2].tolist() == pytest.approx([0.01, 0.01, 0.03])
+
+
 def test_rollouts_with_and_without_queries_keep_apart() -> None:
     service = Service(FOUR_EDGES)
     plan = [*history(service), *((service.stretch(0.25, 0.03), 0.25, True) for _ in range(5))]
