@@ -36,9 +36,9 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "retry": ("say", "retry", "Try a rolled back revision again."),
     "skip": ("say", "skip", "Promote without further judging."),
     "wait": ("wait", "wait", "Wait until a rollout ends."),
-    "analyze": ("analyze", "analyze", "Judge a past window of a Prometheus as if live."),
-    "replay": ("replay", "replay", "Decide a stored rollout once more and compare."),
-    "placebo": ("placebo", "placebo", "Judge stable pods as if they were canaries: how often is that a false alarm?"),
+    "analyze": ("analyze", "analyze", "Judge a past window as the daemon would have done."),
+    "replay": ("replay", "replay", "Decide a stored rollout once more from Prometheus and the records, and compare."),
+    "placebo": ("placebo", "placebo", "How often would canaries be rolled back that cannot be worse?"),
     "power": ("power", "power", "Say before a release what will be found, and in how long."),
     "null-simulation": (
         "null_simulation",

@@ -198,7 +198,9 @@ class Settings(Document):
     web: Web = Web()
     log: Log = Log()
     retention: Retention = Retention()
-    placebo: Placebo = Placebo()
+    placebo: Placebo = Field(
+        default=Placebo(), description="stable pods judged as if they were canaries; needs the source prometheus"
+    )
     tell_again: Duration = Field(default=timedelta(minutes=30), description="how often a lasting hold is told again")
 
     @field_validator("canaries")

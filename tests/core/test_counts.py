@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import Any
@@ -372,3 +373,65 @@ def test_the_arms_are_counted_apart(before: Counters, after: Counters) -> None:
     straight, crossed = between(before, after), between(*swapped)
     assert plain(straight.canary) == plain(crossed.stable)
     assert plain(straight.stable) == plain(crossed.canary)
+
+
+# ── an operator's own queries ────────────────────────────────────────────────────────────────────────────────
+
+ORDERS = replace(USUAL, queries=("orders",), gauges=("memory",))
+
+
+def order(part: str, pod: str = "c1", arm: Arm = C) -> CounterKey:
+    return CounterKey(arm, f"orders:{pod}", pod, f"query:orders:{part}", "", "", "", 0.0)
+
+
+def test_a_query_is_counted_for_each_arm_and_pod_and_without_its_warming_pods() -> None:
+    after = {OK: 9.0, requests(pod="c2"): 9.0, order("failures"): 2.0, order("total"): 8.0}
+    after |= {order("failures", "c2"): 1.0, order("total", "c2"): 5.0}
+    before = dict.fromkeys(after, 0.0)
+    got = between(before, after, ORDERS).canary
+    assert (got.queries.tolist(), got.unseen) == (
+        [[3, 13]],
+        {"memory": "no value above 0 of any pod of canary that serves requests"},
+    )
+    assert (got.pods, got.pod_queries.tolist()) == (("c1", "c2"), [[[2, 8]], [[1, 5]]])
+    young = between(before, after, ORDERS, first_seen={"c2": T0}, warm_up=MINUTE).canary
+    assert (young.queries.tolist(), young.pod_queries.tolist()) == ([[2, 8]], [[[2, 8]]])
+
+
+def test_a_query_that_sums_all_pods_is_no_pod() -> None:
+    after = {OK: 9.0, order("failures", ""): 2.0, order("total", ""): 8.0}
+    got = between(dict.fromkeys(after, 0.0), after, ORDERS).canary
+    assert (got.queries.tolist(), got.pods, got.pod_queries.tolist()) == ([[2, 8]], ("c1",), [[[0, 0]]])
+
+
+def test_a_sum_over_pods_that_fell_counts_nothing_but_a_pod_that_restarted_does() -> None:
+    before = {OK: 0.0, order("failures", ""): 50.0, order("total", ""): 900.0}
+    after = {OK: 9.0, order("failures", ""): 40.0, order("total", ""): 700.0}
+    assert between(before, after, ORDERS).canary.queries.tolist() == [[0, 0]]
+    named = [{k._replace(pod="c1") if not k.pod else k: v for k, v in r.items()} for r in (before, after)]
+    assert between(*named, ORDERS).canary.queries.tolist() == [[40, 700]]
+
+
+@pytest.mark.parametrize("part", ["failures", "total"])
+def test_a_query_of_which_a_series_is_missing_counts_nothing_once_there_are_requests(part: str) -> None:
+    after = {OK: 9.0, order("failures"): 2.0, order("total"): 8.0}
+    del after[order(part)]
+    got = between(dict.fromkeys(after, 0.0), after, ORDERS).canary
+    assert (got.queries.tolist(), got.unseen["orders"]) == ([[0, 0]], f"no series of {part} for canary")
+    idle = between(after, after, ORDERS).canary
+    assert "orders" not in idle.unseen
+
+
+def test_the_first_failure_of_a_query_counts_when_its_total_was_there_before() -> None:
+    before = {OK: 0.0, order("total"): 5.0, order("failures", "c2"): 0.0, order("total", "c2"): 0.0}
+    after = {**before, OK: 9.0, order("total"): 9.0, order("failures"): 3.0}
+    assert between(before, after, ORDERS).canary.queries.tolist() == [[3, 4]]
+
+
+def test_a_gauge_is_a_value_of_now_and_no_count() -> None:
+    key = CounterKey(C, "memory:c1", "c1", "gauge:memory", "", "", "", 0.0)
+    stranger = key._replace(pod="x", exporter="memory:x")
+    before, after = {OK: 0.0, key: 900.0}, {OK: 9.0, key: 300.0, stranger: 5.0}
+    assert increments(Reading(T0, before), Reading(T0 + MINUTE, after)) == {OK: 9.0}
+    assert between(before, after, ORDERS).canary.gauges == {"memory": {"c1": 300.0}}
+    assert between(before, {**after, key: 0.0}, ORDERS).canary.gauges == {"memory": {}}

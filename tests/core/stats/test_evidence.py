@@ -19,7 +19,19 @@ from canaryd.adapters.memory import EDGES_MS
 from canaryd.codec import decode, encode
 from canaryd.model import ArmCounts, Evidence, Floats, Stretch
 from canaryd.stats.assess import Assessment, assess
-from canaryd.stats.evidence import CLOCK, EPOCH_INTERVALS, EPOCHS, Arrays, Batch, Item, Rules, clock, empty, update
+from canaryd.stats.evidence import (
+    CLOCK,
+    EPOCH_INTERVALS,
+    EPOCHS,
+    Arrays,
+    Batch,
+    Item,
+    Rules,
+    clock,
+    empty,
+    noise,
+    update,
+)
 
 
 def whole_rollout(seed: int = 1, edges: Floats = FOUR_EDGES, p_c: float = 0.006) -> list[tuple[Stretch, float, bool]]:
@@ -685,6 +697,16 @@ def test_a_query_with_few_events_gets_the_budget_of_its_own_traffic() -> None:
     assert r[0, :, 0].tolist() == [0.25, 0.25]
 
 
+def test_each_query_has_a_tolerance_of_its_own() -> None:
+    strict = {**ORDERS, "name": "zebra", "tolerance": "1% + 0.5pp", "margin": "10% + 2pp"}
+    by = rules(metrics=[strict, ERRORS_ONLY, ORDERS], budget={"share": "1%", "perHour": 0})
+    batch = Batch([empty(FOUR_EDGES, 3, queries=2)], [FOUR_EDGES], [by])
+    (r, d), (margin_r, margin_d) = batch.tolerance(), batch.margin()
+    assert (r[0, [0, 5, 6]].tolist(), d[0, [0, 5, 6]].tolist()) == ([0.05, 0.05, 0.01], [0.01, 0.01, 0.005])
+    assert margin_r[0, [0, 5, 6], 0].tolist() == [0.25, 0.25, 0.1]
+    assert margin_d[0, [0, 5, 6], 2].tolist() == pytest.approx([0.01, 0.01, 0.03])
+
+
 def test_rollouts_with_and_without_queries_keep_apart() -> None:
     service = Service(FOUR_EDGES)
     plan = [*history(service), *((service.stretch(0.25, 0.03), 0.25, True) for _ in range(5))]
@@ -714,3 +736,29 @@ def test_rollouts_with_and_without_queries_keep_apart() -> None:
     assert together.critical == [numbers(bare).critical[0], apart.critical[0]]
     assert apart.critical[0][-1] == 5
     assert together.usable[0, 5] == 0
+
+
+def test_a_query_that_counts_all_pods_in_one_says_nothing_about_how_pods_differ() -> None:
+    arrays = empty(np.zeros(0), 3, stable_pods=5, queries=1)
+    arrays["served"][:] = 1000.0
+    arrays["long"][:] = [[20.0, 10.0], [5000.0, 500.0]]
+    arrays["noise"][:, 0] = 20.0
+    _, tau2, freedom = noise(Batch([arrays], [np.zeros(0)], [WITH_ORDERS]))
+    assert freedom[0].tolist() == [4, 0]
+    assert tau2[0, 1] == pytest.approx(0.02**2)  # the prior alone
+    arrays["noise"][:, 1] = 20.0
+    assert noise(Batch([arrays], [np.zeros(0)], [WITH_ORDERS]))[2][0].tolist() == [4, 4]
+
+
+def test_what_a_query_still_needs_is_said_in_requests() -> None:
+    """Orders are a tenth of the requests, so that as many more orders are ten times as many more requests."""
+    arrays = empty(np.zeros(0), 3, queries=1)
+    arrays["usable"][:] = 1
+    arrays["long"][:] = [[40.0, 40.0], [10_000.0, 10_000.0]]
+    arrays["clock"][[CLOCK.index("seconds"), CLOCK.index("requests")]] = 100.0, 10_000.0
+    by = rules(metrics=[ERRORS_ONLY, ORDERS], budget={"share": "0.5%", "perHour": 0})
+    alike = numbers(arrays, np.zeros(0), by).missing[0]
+    assert alike[0] == pytest.approx(alike[1])
+    arrays["long"][:, 1] /= 10
+    fewer = numbers(arrays, np.zeros(0), by).missing[0]
+    assert fewer[1] == pytest.approx(10 * alike[1], rel=0.05)
