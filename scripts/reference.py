@@ -72,8 +72,8 @@ WORDS = {
     "Route.envoyFile": "a route in a file that Envoy watches",
     "ErrorsMetric.kind": "failed requests are compared",
     "LatencyMetric.kind": "durations are compared",
-    "GaugeMetric.kind": "accepted, not judged in this version (a note says so)",
-    "QueryMetric.kind": "accepted, not judged in this version (a note says so)",
+    "GaugeMetric.kind": "compared pod by pod; above its tolerance it holds a rollout; needs Prometheus",
+    "QueryMetric.kind": "judged as errors are; needs Prometheus",
     "GaugeMetric.query": "one template for each arm",
     "QueryMetric.failures": "one template for each arm",
     "QueryMetric.total": "one template for each arm",
@@ -99,7 +99,7 @@ WORDS = {
 # Limits that validators check and the schema does not carry.
 LIMITS = {
     "Spec.steps": f"1 to {MAX_STEPS}, weights rising",
-    "Spec.metrics": f"1 to {MAX_METRICS}, at least one of kind errors or latency",
+    "Spec.metrics": f"1 to {MAX_METRICS}, at least one of kind errors, latency or query",
     "Spec.alpha": "0.0001% to 50%",
     "Spec.beta": "0.0001% to 50%",
     "Spec.interval": "500ms to 1h; with Prometheus at least twice `metrics.prometheus.scrapeInterval`",
