@@ -284,6 +284,27 @@ def table(bodies: Iterable[Body], now: datetime, width: int = 80, colour: bool =
     return out if colour else Text(out.plain)
 
 
+def standing(bodies: Iterable[Body]) -> str:
+    """How many of the regressed releases stand when all are looked at together; "" with fewer than two of them.
+
+    Each release is rolled back at its own alpha; over a fleet some alarms are false. e-BH says which ones are not
+    expected to be: among them at most one in twenty is.
+    """
+    judged = [b for b in bodies if _number(_part(b, "evidence").get("logE")) is not None and b.get("verdict")]
+    alarms = [b for b in judged if b.get("verdict") == "regressed"]
+    if len(alarms) < 2:
+        return ""
+    import numpy as np
+
+    from canaryd.stats.discovery import RATE, e_bh
+
+    log_e = np.array([_number(_part(b, "evidence").get("logE")) or 0.0 for b in judged])
+    kept = e_bh(log_e, np.ones(len(judged), dtype=bool))
+    stand = [clean(b.get("canary")) for b, keep in zip(judged, kept, strict=True) if keep]
+    text = f"{len(stand)} of {len(alarms)} regressed releases stand among {len(judged)} (false discovery rate"
+    return f"{text} {_percent(RATE)}){': ' + ', '.join(stand) if len(stand) < len(alarms) else ''}"
+
+
 def _line(cells: Sequence[Cell], widths: Sequence[int]) -> Text:
     """Cells side by side, each padded to its width; one that is too long is cut with "…"."""
     out = Text()

@@ -63,7 +63,10 @@ def status(session: Session, name: str | None, watch: bool, form: str) -> int:
 
 def _picture(bodies: list[Mapping[str, Any]], one: bool, *, wide: bool = False) -> RenderableType:
     at = local(now())
-    return render.tree(bodies[0], at) if one else render.table(bodies, at, 10_000 if wide else output.width())
+    if one:
+        return render.tree(bodies[0], at)
+    table, fleet = render.table(bodies, at, 10_000 if wide else output.width()), render.standing(bodies)
+    return Group(table, Text(), Text(fleet, render.QUIET)) if fleet else table
 
 
 def _changes(session: Session, names: tuple[str, ...]) -> Iterator[list[Mapping[str, Any]]]:

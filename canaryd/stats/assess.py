@@ -13,12 +13,12 @@ import numpy as np
 
 from canaryd.model import Floats
 from canaryd.stats import bernoulli, difference, edges, gauge
+from canaryd.stats.discovery import e_bh
 from canaryd.stats.dispersion import needed_for, soften
 from canaryd.stats.evidence import EPOCHS, Batch, J, Mask, noise
 
 WEIGHT_ERRORS, WEIGHT_LATENCY, WEIGHT_HARD, WEIGHT_ALONE = 0.40, 0.40, 0.10, 0.05
 WEIGHT_RESERVE = 0.05  # cash, kept for sources of evidence to come
-CULPRIT_RATE = 0.05  # false discovery rate at which metrics are named
 _LOG_EPOCHS = np.log([0.5] + [0.5 / (EPOCHS - 1)] * (EPOCHS - 1))
 
 
@@ -87,7 +87,7 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
     return Assessment(
         log_e=combined,
         row_log_e=rows,
-        named=_culprits(rows, a["usable"] > 0),
+        named=e_bh(rows, a["usable"] > 0).astype(np.float64),
         usable=comparable,
         fine=soften(a["fine"][at] / a["phi"][:, 0], a["nu"][:, 0]),
         missing=missing,
@@ -188,20 +188,6 @@ def _gauges(batch: Batch) -> Floats:
     seen = gauge.compare(batch.a["gauge_s"], batch.a["gauge_c"], batch.gauge_tolerance())
     parts = [seen.stable, seen.canary, seen.pods_s, seen.pods_c, batch.a["gauge"][..., 0], batch.a["gauge"][..., 1]]
     return np.stack(parts, axis=-1)
-
-
-def _culprits(rows: Floats, usable: Mask) -> Floats:
-    """e-BH: the rows whose e-value is at least K / (q k), k the largest count for which that many are.
-
-    Wang and Ramdas, "False discovery rate control with e-values", JRSS B 84(3), 2022. K: rows judged.
-    """
-    values = np.where(usable, rows, -np.inf)
-    order = np.sort(values, axis=1)[:, ::-1]
-    k = np.arange(1, rows.shape[1] + 1)
-    bars = np.log(np.maximum(usable.sum(1), 1))[:, None] - np.log(CULPRIT_RATE * k)
-    passed = np.where(order >= bars, k, 0).max(1)
-    bar = np.log(np.maximum(usable.sum(1), 1)) - np.log(CULPRIT_RATE * np.maximum(passed, 1))
-    return np.asarray((values >= bar[:, None]) & (passed > 0)[:, None], dtype=np.float64)
 
 
 def _stable_worse(errors: Floats) -> Floats:
