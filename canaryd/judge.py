@@ -322,11 +322,11 @@ class _Bench:
         if decisive.toward_step >= 1 and uncounted:
             return f"{' and '.join(uncounted)}: nothing has been counted yet"
         rule_out = f"to rule out {wording.points(decisive.ruled_out)} {_more(decisive)}"
+        limit = _LIMITS.get(decisive.limit, "").format(wording.plural(decisive.pods[0], "stable pod"))
         if decisive.needed is None:
-            return f"more stable requests needed {rule_out}"
-        return (
-            f"{wording.plural(np.ceil(decisive.needed), 'canary request')} more needed{self._eta(decisive)} {rule_out}"
-        )
+            return f"more stable requests needed {rule_out}{limit}"
+        n = wording.plural(np.ceil(decisive.needed), "canary request")
+        return f"{n} more needed{self._eta(decisive)} {rule_out}{limit}"
 
     def _eta(self, finding: Finding) -> str:
         seconds, requests = (evidence.clock(self.s.arrays, k) for k in ("seconds", "requests"))

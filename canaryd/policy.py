@@ -413,7 +413,7 @@ class ArmQueries(Document):
 
 
 class GaugeMetric(_Metric):
-    """A gauge per pod, such as memory or CPU per request."""
+    """A gauge per pod, such as memory or CPU per request: a higher level holds the rollout, and never rolls it back."""
 
     kind: Literal["gauge"]
     query: ArmQueries
@@ -430,7 +430,11 @@ class GaugeMetric(_Metric):
 
 
 class QueryMetric(_Metric):
-    """Counts from the operator's own PromQL: failures and total per arm, as raw counters."""
+    """Failures and total per arm from the operator's own PromQL, as raw counters, by pod where that is possible.
+
+    They are judged as errors are. A series that is missing makes the metric blind, never fine: where failures have no
+    series before the first one, write `sum by (pod) (failed) or 0 * sum by (pod) (all)`.
+    """
 
     kind: Literal["query"]
     failures: ArmQueries

@@ -82,8 +82,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     evidence(
         "the neighbours are not looked at",
-        "take = self.near[side][:, None] & (z > GUARD_Z)",
-        "take = self.near[side][:, None] & (z > 1e9)",
+        "(sign * z > GUARD_Z)",
+        "(sign * z > 1e9)",
     ),
     measure(
         "an interval is judged before its neighbour is known",
@@ -278,8 +278,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     bernoulli(
         "the projection forgets the tolerance in points",
-        "            q = k * p + d\n",
-        "            q = k * p\n",
+        "    q = k * p + d\n",
+        "    q = k * p\n",
     ),
     bernoulli("one arm alone is evidence", "inside | (n_c <= 0) | (n_s <= 0)", "inside"),
     evidence(

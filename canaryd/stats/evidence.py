@@ -459,19 +459,21 @@ class Counts:
             gauge_s=np.full(batch.a["gauge_s"].shape[:3], np.nan),
         )
 
-    def guarded(self) -> tuple[Floats, Floats]:
-        """(x_s, n_s) with the worst of the neighbouring intervals where stable was significantly worse in it.
+    def guarded(self, *, worse: bool) -> tuple[Floats, Floats]:
+        """(x_s, n_s) with that of a neighbouring interval where stable was significantly worse in it, or better.
 
-        The arms are scraped at different moments: an outage that hits both may show in the canary one interval before
-        it shows in stable. Taking the worse neighbour lowers the evidence; it costs power, never validity.
+        The arms are scraped at different moments: an outage that hits both may show in one arm an interval before it
+        shows in the other. Against the canary, stable's worse neighbour is taken, for it, the better one: either way
+        the evidence becomes less; it costs power, never validity.
         """
-        x, n = self.x_s, self.n_s
+        x, n, sign = self.x_s, self.n_s, 1.0 if worse else -1.0
         for side in (0, 1):
             x_q, n_q = self.x_near[side], self.n_near[side]
             p = (x_q + self.x_s + 0.5) / (n_q + self.n_s + 1)
             many, some = np.maximum(n_q, 1.0), np.maximum(self.n_s, 1.0)
             z = (x_q / many - self.x_s / some) / np.sqrt(p * (1 - p) * (1 / many + 1 / some))
-            take = self.near[side][:, None] & (z > GUARD_Z) & (x_q / many > x / np.maximum(n, 1.0))
+            further = sign * x_q / many > sign * x / np.maximum(n, 1.0)
+            take = self.near[side][:, None] & (n_q > 0) & (sign * z > GUARD_Z) & further
             x, n = np.where(take, x_q, x), np.where(take, n_q, n)
         return x, n
 
@@ -522,7 +524,9 @@ def _score(batch: Batch, counts: Counts) -> None:
     """Bet on this stretch with what was known before it."""
     a, rates, scored = batch.a, batch.rates(), counts.scored
     _begin(batch, rates, scored)
-    x_c, n_c, x_s, n_s = (np.where(scored[:, None], v, 0.0) for v in (counts.x_c, counts.n_c, *counts.guarded()))
+    against, favour = counts.guarded(worse=True), counts.guarded(worse=False)
+    x_c, n_c, x_s, n_s = (np.where(scored[:, None], v, 0.0) for v in (counts.x_c, counts.n_c, *against))
+    best_x, best_n = (np.where(scored[:, None], v, 0.0)[..., None] for v in favour)
     r, d = batch.tolerance()
     bets = predict.alternatives(rates, r, d)
     x_c3, n_c3, x_s3, n_s3, rates3 = (v[..., None] for v in (x_c, n_c, x_s, n_s, rates))
@@ -531,7 +535,7 @@ def _score(batch: Batch, counts: Counts) -> None:
     begun = np.arange(EPOCHS)[None, :] < batch.clock("epochs")[:, None]
     a["worse"] += gained[:, None] * begun[..., None, None]
     margin_r, margin_d = batch.margin()
-    a["fine"] += bernoulli.log_e_fine(x_c3, n_c3, x_s3, n_s3, rates3, rates3, margin_r, margin_d)
+    a["fine"] += bernoulli.log_e_fine(x_c3, n_c3, best_x, best_n, rates3, rates3, margin_r, margin_d)
     _score_all_pods(batch, counts, x_s[:, 0], n_s[:, 0], rates[:, 0], scored)
     _score_split(batch, counts, scored)
     _sum_up(batch, x_c, n_c, x_s, n_s)

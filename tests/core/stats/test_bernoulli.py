@@ -218,3 +218,30 @@ def test_looking_after_every_interval_crosses_no_more_often_than_alpha(p_s: obje
         crossed |= total >= -np.log(alpha)
         seen_x, seen_n = 0.9 * seen_x + 0.1 * 2 + x_s, 0.9 * seen_n + 0.1 * 100 + 200 - n_c
     assert binomtest(int(crossed.sum()), rollouts, alpha, alternative="greater").pvalue > 0.001
+
+
+@pytest.mark.parametrize("direction", ["worse", "fine"])
+def test_the_projection_comes_to_rest_for_rates_and_counts_of_any_size(direction: str) -> None:
+    draw, n = np.random.default_rng(5), 20_000
+    a_s = 10 ** draw.uniform(-7, -0.05, n)
+    r, d = draw.choice([0.0, 0.05, 0.25], n), 10 ** draw.uniform(-5, -0.7, n)
+    n_c, n_s = np.ceil(10 ** draw.uniform(0, 6, n)), np.ceil(10 ** draw.uniform(0, 7, n))
+    edge = np.clip((1 + r) * a_s + d, 0, 1 - 1e-6)
+    odds = draw.choice([1.15, 3.5, 30.0, 1000.0], n) * edge / (1 - edge)
+    a_c = np.minimum(odds / (1 + odds), 1 - 1e-7) if direction == "worse" else a_s
+    x_c, x_s = draw.binomial(n_c.astype(int), a_c), draw.binomial(n_s.astype(int), a_s)
+    low = a_s if direction == "worse" else np.minimum(np.maximum((a_s - d) / (1 + r), 1e-12), a_s)
+    high = np.minimum((a_c - d) / (1 + r), (1 - d) / (1 + r) - 1e-12) if direction == "worse" else a_s
+    good = (a_c > edge) & (high > low) if direction == "worse" else edge > a_s
+    for _ in range(200):  # a plain bisection, to the last bit
+        p = (low + high) / 2
+        q = np.minimum((1 + r) * p + d, 1 - 1e-12)
+        below = n_c * (1 + r) * (q - a_c) / (q * (1 - q)) + n_s * (p - a_s) / (p * (1 - p)) < 0
+        low, high = np.where(below, p, low), np.where(below, high, p)
+    q = np.minimum((1 + r) * p + d, 1 - 1e-12)
+    wanted = x_c * np.log(a_c / q) + (n_c - x_c) * np.log((1 - a_c) / (1 - q))
+    wanted += x_s * np.log(a_s / p) + (n_s - x_s) * np.log((1 - a_s) / (1 - p))
+    test = log_e_worse if direction == "worse" else log_e_fine
+    got = test(x_c, n_c, x_s, n_s, a_c, a_s, r, d)
+    assert good.mean() > 0.9
+    np.testing.assert_allclose(got[good], wanted[good], rtol=1e-7, atol=1e-7)
