@@ -117,6 +117,7 @@ class WorldCounters:
 
     lag = timedelta(0)
     settle = timedelta(0)
+    simultaneous = True
 
     def __init__(self, world: World) -> None:
         self._world = world
