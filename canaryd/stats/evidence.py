@@ -541,6 +541,8 @@ def _score(batch: Batch, counts: Counts) -> None:
     _sum_up(batch, x_c, n_c, x_s, n_s)
     compared = scored & (n_c[:, 0] > 0) & (n_s[:, 0] > 0)  # alone, the canary grows but nothing is learnt of it
     _inflate(batch, counts, rates, n_c, n_s, begun & compared[:, None])
+    # The hard channel bets on warming pods, too, so clustering counts from the first interval on.
+    a["clock"][:, _AT["phi0"]] = np.where(scored, noise(batch)[0][:, 0], a["clock"][:, _AT["phi0"]])
     _notice_outage(batch, counts, scored)
     _read_gauges(batch, counts, scored)
     a["clock"][:, _AT["intervals"]] += scored
@@ -564,7 +566,6 @@ def _inflate(batch: Batch, counts: Counts, rates: Floats, n_c: Floats, n_s: Floa
     phi = dispersion.inflation(phi0[:, None], tau2[:, None], rates[:, None], typical_c, typical_s, sum_c, sum_s)
     nu = dispersion.freedom(phi, phi0[:, None], known[:, None])
     a["phi"], a["nu"] = np.where(on, phi, a["phi"]), np.where(on, nu, a["nu"])
-    a["clock"][:, _AT["phi0"]] = np.where(begun[:, 0], phi0[:, 0], a["clock"][:, _AT["phi0"]])
 
 
 def _typical(requests: Floats) -> Floats:

@@ -49,9 +49,8 @@ def _moments(x: Floats, n: Floats, axis: tuple[int, ...]) -> tuple[Floats, Float
     phi = np.maximum(1.0, rest / np.maximum(v.sum((-3, -2)), 1e-9))
     own = np.where(n > 0, 1 - n / total, 0.0)
     shrink = (expected * own).sum(-3) / np.maximum(events, 1e-9)  # (..., P, M): how much of its own effect a pod shows
-    excess = (residual**2).sum(-2) - phi * variance.sum(-2)
-    tau2 = np.maximum(
-        excess / np.maximum(((events * shrink) ** 2).sum(-2) / np.maximum(shrink, 1e-9).mean(-2), 1e-9), 0
-    )
     pods = np.maximum((events > 0).sum(-2), 1)
-    return tau2, events.sum(-2) / pods, phi
+    typical = shrink.sum(-2) / pods  # a pod that served nothing shows nothing
+    excess = (residual**2).sum(-2) - phi * variance.sum(-2)
+    shown = ((events * shrink) ** 2).sum(-2) / np.maximum(typical, 1e-9)
+    return np.maximum(excess / np.maximum(shown, 1e-9), 0.0), events.sum(-2) / pods, phi

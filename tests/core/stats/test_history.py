@@ -146,3 +146,16 @@ def test_with_a_past_one_to_three_pods_are_judged_as_ten_are(pods: int) -> None:
     assert abs(np.sqrt(after[0]) - np.sqrt(ten[0])) < abs(np.sqrt(before[0]) - np.sqrt(ten[0])) + 1e-9
     assert before_known.max() < 3
     assert after_known.min() > ten_known.min() - 1
+
+
+def test_a_pod_that_never_served_changes_nothing() -> None:
+    draw = np.random.default_rng(11)
+    n = draw.poisson(4000, (24, 5, 1)).astype(float)
+    x = draw.binomial(n.astype(int), 0.01 * np.exp(0.3 * draw.normal(size=(1, 5, 1)))).astype(float)
+    idle = np.zeros((24, 2, 1))
+    np.testing.assert_allclose(
+        history.learn(np.concatenate([x, idle], axis=1), np.concatenate([n, idle], axis=1)),
+        history.learn(x, n),
+        rtol=1e-12,
+    )
+    assert np.isfinite(history.learn(np.zeros((24, 0, 1)), np.zeros((24, 0, 1)))).all()
