@@ -611,10 +611,23 @@ def _arithmetic(body: Body, findings: Sequence[Body], evidence: Body) -> list[Te
                 for share, what in zip(far, ("rollback", "step"), strict=True)
                 if share is not None
             )
-            out.append(Text(f"{clean(finding.get('metric'), 63)}: ln(e-value) {log_e:.2f}; {far_text}"))
+            noise = _noise(finding)
+            out.append(Text(f"{clean(finding.get('metric'), 63)}: ln(e-value) {log_e:.2f}; {far_text}{noise}"))
     ids = ("rollout", "revision", "stableRevision", "severity")
     out.append(Text(", ".join(f"{key} {clean(body.get(key), 80)}" for key in ids if body.get(key))))
     return out
+
+
+def _noise(finding: Body) -> str:
+    """By how much the variance is larger than that of independent requests, from which pods, and what is waited for."""
+    inflation, pods = _number(finding.get("inflation")), finding.get("pods")
+    if inflation is None:
+        return ""
+    text = f"; variance x {inflation:.2f}"
+    if isinstance(pods, Sequence) and len(pods) == 2:
+        text += f" from {_count(pods[0])} stable and {_count(pods[1])} canary pods"
+    limit = clean(finding.get("limit"), 40)
+    return text + (f"; limited by {limit}" if limit else "")
 
 
 # ── elsewhere ────────────────────────────────────────────────────────────────────────────────────────────────

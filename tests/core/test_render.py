@@ -275,3 +275,10 @@ def test_the_picture_is_well_formed_and_repeatable() -> None:
     assert root.tag.endswith("svg")
     assert "rolled" in picture.lower()
     assert picture == render.svg([*ALL, HOSTILE], NOW)
+
+
+def test_the_arithmetic_says_how_noisy_the_traffic_is_and_what_limits_the_decision() -> None:
+    finding = {"metric": "errors", "event": "errors", "logE": 1.5, "inflation": 2.5, "pods": [3, 1], "limit": "pods"}
+    body = {"canary": "api", "phase": "Progressing", "findings": [finding]}
+    said = shown(render.explanation(body, NOW, verbose=True))
+    assert "variance x 2.50 from 3 stable and 1 canary pods; limited by pods" in " ".join(said.split())
