@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 
 import pytest
 
 from canaryd.demo import envoy, prometheus
+
+# Who starts the tests in the background (nohup, some build servers) ignores Ctrl-C, and every child would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MISSING = pytest.StashKey[dict[str, int]]()  # how to get it → tests that wanted it
 
