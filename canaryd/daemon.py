@@ -293,7 +293,7 @@ class Daemon:
         self.canaries = _merged(self.canaries, self._sources, loaded)
         kept = {c.name: self._sources[c.name] for c in self.canaries if c.name not in loaded.sources}
         self._sources = {**loaded.sources, **kept}
-        self.telemetry.forget({c.name for c in self.canaries})
+        self.telemetry.keep({c.name for c in self.canaries})
         self._schedule_ticks()
         log.info("documents", canaries=[c.name for c in self.canaries], refused=sorted(loaded.refused))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
@@ -103,6 +104,8 @@ class Telemetry:
         PlatformCollector(registry=self.registry)
         self._gauges = (self.phase, self.weight, self.verdict, self.evidence, self.blind)
         self._known: set[str] = set()
+        self._kept: frozenset[str] | None = None  # those that may have series; None: all
+        self._lock = threading.Lock()
 
     def ticked(self, outcomes: Sequence[Outcome], seconds: float, at: datetime) -> None:
         """Take over what one tick did."""
@@ -119,21 +122,30 @@ class Telemetry:
             if outcome.state is not None and outcome.state.latest:
                 self._show(outcome.canary, outcome.state.latest)
 
-    def forget(self, names: set[str]) -> None:
-        """Canaries that are gone leave no series behind."""
-        for name in self._known - names:
-            for gauge in (*self._gauges, self.placebo_draws, self.placebo_rollbacks):
-                gauge.remove_by_labels({"canary": name})
-        self._known &= names
+    def keep(self, names: set[str]) -> None:
+        """Only these have series from now on: a tick that is still under way brings none of the others back."""
+        with self._lock:
+            self._kept = frozenset(names)
+            for name in self._known - names:
+                for gauge in (*self._gauges, self.placebo_draws, self.placebo_rollbacks):
+                    gauge.remove_by_labels({"canary": name})
+            self._known &= names
 
     def placebo(self, name: str, draws: int, rollbacks: int) -> None:
         """What came of the last draws for one canary."""
-        self._known.add(name)
-        self.placebo_draws.labels(name).set(draws)
-        self.placebo_rollbacks.labels(name).set(rollbacks)
+        with self._lock:
+            if self._kept is None or name in self._kept:
+                self._known.add(name)
+                self.placebo_draws.labels(name).set(draws)
+                self.placebo_rollbacks.labels(name).set(rollbacks)
 
     def _show(self, name: str, body: Mapping[str, Any]) -> None:
-        self._known.add(name)
+        with self._lock:
+            if self._kept is None or name in self._kept:
+                self._known.add(name)
+                self._set(name, body)
+
+    def _set(self, name: str, body: Mapping[str, Any]) -> None:
         for phase in Phase:
             self.phase.labels(name, phase.value).set(float(body.get("phase") == phase.value))
         for verdict in Verdict:
