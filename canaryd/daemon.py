@@ -229,8 +229,10 @@ class Daemon:
         return True
 
     def _tell(self) -> None:
-        self.telemetry.owed.set(len(self.store.owed()))
-        self.reconciler.tell()
+        owed = len(self.store.owed())
+        self.telemetry.owed.set(owed)
+        if owed:
+            self.reconciler.tell()
 
     def _prune(self) -> None:
         keep = self.settings.retention

@@ -540,31 +540,40 @@ def _score(batch: Batch, counts: Counts) -> None:
     _score_split(batch, counts, scored)
     _sum_up(batch, x_c, n_c, x_s, n_s)
     compared = scored & (n_c[:, 0] > 0) & (n_s[:, 0] > 0)  # alone, the canary grows but nothing is learnt of it
-    _inflate(batch, counts, rates, n_c, n_s, begun & compared[:, None])
+    known = noise(batch)
+    _inflate(batch, counts, known, rates, n_c, n_s, begun & compared[:, None])
     # The hard channel bets on warming pods, too, so clustering counts from the first interval on.
-    a["clock"][:, _AT["phi0"]] = np.where(scored, noise(batch)[0][:, 0], a["clock"][:, _AT["phi0"]])
+    a["clock"][:, _AT["phi0"]] = np.where(scored, known[0][:, 0], a["clock"][:, _AT["phi0"]])
     _notice_outage(batch, counts, scored)
     _read_gauges(batch, counts, scored)
     a["clock"][:, _AT["intervals"]] += scored
 
 
-def _inflate(batch: Batch, counts: Counts, rates: Floats, n_c: Floats, n_s: Floats, begun: Mask) -> None:
+def _inflate(
+    batch: Batch,
+    counts: Counts,
+    known: tuple[Floats, Floats, Floats],
+    rates: Floats,
+    n_c: Floats,
+    n_s: Floats,
+    begun: Mask,
+) -> None:
     """How much the evidence of each epoch is to be divided by, from what was known of the pods before this stretch.
 
     Pods' expected events since an epoch began are taken as their requests times the mean rate: pods share the load in
-    nearly constant proportions, and one number per pod keeps the state small.
+    nearly constant proportions, and one number per pod keeps the state small. `known`: what `noise` says.
     """
     a = batch.a
     on = begun[..., None]
     a["pods_c"] += np.where(on, counts.pods_c[:, None], 0.0)
     a["pods_s"] += np.where(on, counts.n_pods[:, None, :, 0], 0.0)
     a["events"] += np.where(on[..., None], np.stack([n_c * rates, n_s * rates, n_c, n_s], axis=1)[:, None], 0.0)
-    phi0, tau2, known = noise(batch)
+    phi0, tau2, freedom = known
     events_c, events_s, sum_c, sum_s = np.moveaxis(a["events"], 2, 0)
     typical_c = _typical(a["pods_c"])[..., None] * events_c / np.maximum(sum_c[..., :1], 1.0)
     typical_s = _typical(a["pods_s"])[..., None] * events_s / np.maximum(sum_s[..., :1], 1.0)
     phi = dispersion.inflation(phi0[:, None], tau2[:, None], rates[:, None], typical_c, typical_s, sum_c, sum_s)
-    nu = dispersion.freedom(phi, phi0[:, None], known[:, None])
+    nu = dispersion.freedom(phi, phi0[:, None], freedom[:, None])
     a["phi"], a["nu"] = np.where(on, phi, a["phi"]), np.where(on, nu, a["nu"])
 
 
