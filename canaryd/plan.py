@@ -40,9 +40,9 @@ Rule = Callable[[Canary, RolloutState, Observation], Decision | None]
 
 
 def initial(canary: Canary) -> RolloutState:
-    """The state of a Canary that has never been rolled out: the first pool is stable."""
-    stable, other = canary.spec.workloads.pools
-    return RolloutState(stable=stable.name, canary=other.name)
+    """The state of a Canary that has never been rolled out."""
+    stable, other = canary.spec.workloads.names
+    return RolloutState(stable=stable, canary=other)
 
 
 def decide(canary: Canary, state: RolloutState | None, seen: Observation) -> Decision:
@@ -313,7 +313,7 @@ def _promoting(canary: Canary, state: RolloutState, seen: Observation) -> Decisi
         return None
     if state.routed is None:
         return Decision(state, DecisionKind.HOLD, f"{canary.name}: promoting; {_route_words(seen)}")
-    if canary.spec.after_promotion is None:
+    if not canary.spec.upgrades_stable:
         said = (
             f"{canary.name} promoted: {state.revision} on {state.canary} is stable now; "
             f"the next release goes to {state.stable}"

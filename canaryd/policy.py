@@ -467,6 +467,20 @@ _WORKLOAD_WANTED = 'a workload name; use letters, digits, "-", "_", "." and "|",
 PoolName = Annotated[str, AfterValidator(_shaped(_WORKLOAD, 253, _WORKLOAD_WANTED)), _schema(_WORKLOAD, 253)]
 
 
+_OBJECT = r"^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$"
+_OBJECT_WANTED = (
+    'the name of an object; use lower-case letters, digits, "-" and ".", with a letter or digit at both ends'
+)
+ObjectName = Annotated[str, AfterValidator(_shaped(_OBJECT, 253, _OBJECT_WANTED)), _schema(_OBJECT, 253)]
+DeploymentName = Annotated[str, AfterValidator(_shaped(_OBJECT, 63, _OBJECT_WANTED)), _schema(_OBJECT, 63)]
+_SERVICE = r"^([a-z]([-a-z0-9]*[a-z0-9])?)?$"
+_SERVICE_WANTED = 'the name of a Service; use lower-case letters, digits and "-", with a letter first'
+ServiceName = Annotated[str, AfterValidator(_shaped(_SERVICE, 63, _SERVICE_WANTED)), _schema(_SERVICE, 63)]
+_HOST = r"^([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?)?$"
+_HOST_WANTED = 'a host; use a Service such as "api-stable" or "api-stable.shop.svc.cluster.local"'
+_SUBSET = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
+
+
 class Pool(Document):
     """A set of servers that run one version."""
 
@@ -486,19 +500,93 @@ def _expand_pools(value: object) -> object:
     return tuple(item if isinstance(item, dict | Pool) else {"name": item} for item in value)
 
 
-class Workloads(Document):
-    """The two workloads. The first pool is stable until the first promotion; then the state knows who is."""
+class ConfigReference(Document):
+    """A ConfigMap or a Secret whose content belongs to the revision: a change of it is a new release."""
 
-    pools: Annotated[tuple[Pool, Pool], BeforeValidator(_expand_pools)]
+    config_map: ObjectName | None = None
+    secret: ObjectName | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if bool(self.config_map) == bool(self.secret):
+            have = "both are given" if self.config_map else "neither is given"
+            raise ValueError(f"needs exactly one of configMap and secret; {have}")
+        return self
+
+
+class OnDelete(StrEnum):
+    RESTORE = "restore"
+    ORPHAN = "orphan"
+
+
+class DeploymentWorkload(Document):
+    """A Deployment whose pod template people change; canaryd keeps a second one with what is proven."""
+
+    name: DeploymentName = Field(description="the Deployment that people change: the canary")
+    stable: DeploymentName = Field(
+        default="", description="the Deployment that canaryd upgrades after a promotion; default NAME-stable"
+    )
+    replicas: int | None = Field(
+        default=None, ge=1, le=10_000, description="canary pods of a rollout; default as many as stable has"
+    )
+    ready_timeout: Duration = Field(
+        default=timedelta(minutes=10), description="longest wait for ready canary pods before the rollout ends"
+    )
+    keep_failed: bool = Field(default=False, description="leave the pods of a rolled back canary for inspection")
+    config: Annotated[tuple[ConfigReference, ...], Field(max_length=20)] = Field(
+        default=(), description="ConfigMaps and Secrets whose content is part of the revision"
+    )
+    on_delete: OnDelete = Field(
+        default=OnDelete.RESTORE,
+        description="when the Canary is deleted: restore the plain Deployment, or orphan: leave everything as it is",
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _stable_by_default(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("name"), str) and not value.get("stable"):
+            return {**value, "stable": f"{value['name']}-stable"}
+        return value
+
+    @model_validator(mode="after")
+    def _two_different(self) -> Self:
+        if self.stable == self.name:
+            raise MisfitError((("stable",), f"{said(self.stable)} is the canary, too; they must be two Deployments"))
+        return self
+
+
+class Workloads(Document):
+    """The two workloads. Exactly one kind.
+
+    Of pools the first is stable until the first promotion; then the state knows who is. Deployments keep their roles.
+    """
+
+    pools: Annotated[tuple[Pool, Pool], BeforeValidator(_expand_pools)] | None = None
+    deployment: DeploymentWorkload | None = None
 
     @field_validator("pools", mode="after")
     @classmethod
-    def _two_different(cls, value: tuple[Pool, Pool]) -> tuple[Pool, Pool]:
-        if value[0].name == value[1].name:
+    def _two_different(cls, value: tuple[Pool, Pool] | None) -> tuple[Pool, Pool] | None:
+        if value is not None and value[0].name == value[1].name:
             raise MisfitError(
                 ((1,), f"both pools are called {said(value[0].name)}; stable and canary must be two workloads")
             )
         return value
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        if (self.pools is None) == (self.deployment is None):
+            have = "neither is given" if self.pools is None else "both are given"
+            raise ValueError(f"needs exactly one of pools and deployment; {have}")
+        return self
+
+    @property
+    def names(self) -> tuple[str, str]:
+        """The workload that is stable at first, and the other one."""
+        if self.pools is not None:
+            return self.pools[0].name, self.pools[1].name
+        assert self.deployment is not None
+        return self.deployment.stable, self.deployment.name
 
 
 class EnvoyFile(Document):
@@ -515,10 +603,82 @@ class EnvoyFile(Document):
     )
 
 
+class RouteRef(Document):
+    """One VirtualService or HTTPRoute of the Canary's namespace."""
+
+    name: ObjectName
+    routes: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=50)] = Field(
+        default=(), description="names of the routes in it; empty: every route that has both destinations"
+    )
+
+
+def _expand_refs(value: object) -> object:
+    """Plain names become references."""
+    if isinstance(value, list):
+        return tuple(item if isinstance(item, dict | RouteRef) else {"name": item} for item in value)
+    return value
+
+
+RouteRefs = Annotated[tuple[RouteRef, ...], BeforeValidator(_expand_refs), Field(min_length=1, max_length=20)]
+
+
+class Destination(Document):
+    """What a route names one of the workloads by."""
+
+    host: Annotated[str, AfterValidator(_shaped(_HOST, 253, _HOST_WANTED)), _schema(_HOST, 253)] = Field(
+        default="", description="a Service; default NAME-stable and NAME-canary"
+    )
+    subset: Annotated[str, AfterValidator(_shaped(_SUBSET, 63, _NAME_WANTED)), _schema(_SUBSET, 63)] = Field(
+        default="", description="a subset of a DestinationRule, where both workloads are behind one host"
+    )
+
+
+def _of_two(stable: Destination, canary: Destination) -> None:
+    if stable == canary and stable != Destination():
+        raise MisfitError((("canary",), "is the same destination as stable; they must be two"))
+
+
+class Istio(Document):
+    """Weights in VirtualServices; canaryd changes them and nothing else."""
+
+    virtual_services: RouteRefs = Field(description="names, or names with the routes in them")
+    stable: Destination = Destination()
+    canary: Destination = Destination()
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        _of_two(self.stable, self.canary)
+        return self
+
+
+class GatewayApi(Document):
+    """Weights in HTTPRoutes; each version behind a Service of its own."""
+
+    http_routes: RouteRefs = Field(description="names, or names with the rules in them")
+    stable: ServiceName = Field(default="", description="the Service of stable; default NAME-stable")
+    canary: ServiceName = Field(default="", description="the Service of the canary; default NAME-canary")
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        if self.stable and self.stable == self.canary:
+            raise MisfitError((("canary",), "is the same Service as stable; they must be two"))
+        return self
+
+
 class Route(Document):
     """Where the weight is set. Exactly one kind."""
 
-    envoy_file: EnvoyFile
+    envoy_file: EnvoyFile | None = None
+    istio: Istio | None = None
+    gateway_api: GatewayApi | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Self:
+        given = [_camel(name) for name in type(self).model_fields if getattr(self, name) is not None]
+        if len(given) != 1:
+            have = " and ".join(given) + " are given" if given else "none is given"
+            raise ValueError(f"needs exactly one of envoyFile, istio and gatewayApi; {have}")
+        return self
 
 
 class OnInconclusive(StrEnum):
@@ -584,6 +744,12 @@ class ErrorSource(Document):
     )
 
 
+class PrometheusRef(Document):
+    """A Prometheus of the service's own. It is asked apart from all others, so that a slow one delays nobody else."""
+
+    url: Url = Field(description="without /api/v1")
+
+
 # ── the document ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -614,6 +780,9 @@ class Spec(Document):
     )
     after_promotion: Hook | None = None
     source: ErrorSource = ErrorSource()
+    prometheus: PrometheusRef | None = Field(
+        default=None, description="the Prometheus that has this service's counters; default that of the daemon"
+    )
 
     @field_validator("alpha", "beta")
     @classmethod
@@ -663,7 +832,11 @@ class Spec(Document):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
-        if wrong := [*self._deadlines_not_met(), *self._clusters_not_of_pools()]:
+        if wrong := [
+            *self._deadlines_not_met(),
+            *self._kinds_that_do_not_match(),
+            *self._clusters_not_of_pools(),
+        ]:
             raise MisfitError(*wrong)
         return self
 
@@ -678,7 +851,22 @@ class Spec(Document):
             wrong.append((("blindDeadline",), f"{message} {format_duration(self.interval)}"))
         return wrong
 
+    def _kinds_that_do_not_match(self) -> list[Wrong]:
+        wrong: list[Wrong] = []
+        in_file = self.route.envoy_file is not None
+        if self.workloads.deployment is not None:
+            if in_file:
+                wrong.append((("route", "envoyFile"), "splits between pools; a deployment needs istio or gatewayApi"))
+            if self.after_promotion is not None:
+                wrong.append((("afterPromotion",), "is for pools; canaryd itself upgrades the stable Deployment"))
+        elif not in_file:
+            kind = "istio" if self.route.istio is not None else "gatewayApi"
+            wrong.append((("route", kind), "splits between Deployments; pools need envoyFile"))
+        return wrong
+
     def _clusters_not_of_pools(self) -> list[Wrong]:
+        if self.workloads.pools is None or self.route.envoy_file is None:
+            return []
         at = ("route", "envoyFile", "clusters")
         pools = [pool.name for pool in self.workloads.pools]
         clusters = self.route.envoy_file.clusters
@@ -691,6 +879,11 @@ class Spec(Document):
         if first == second:
             wrong.append((at, f"both pools use the cluster {said(first)}; they need two"))
         return wrong
+
+    @property
+    def upgrades_stable(self) -> bool:
+        """After a promotion stable is upgraded and takes the traffic back; otherwise the workloads swap roles."""
+        return self.after_promotion is not None or self.workloads.deployment is not None
 
     def queries(self) -> tuple[QueryMetric, ...]:
         """Metrics of kind query, by name: their order in the document means nothing."""
@@ -720,6 +913,8 @@ class Metadata(Document):
     namespace: Name = "default"
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
     annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
+    uid: Annotated[str, Field(max_length=64)] = Field(default="", description="set by the cluster")
+    generation: int = Field(default=0, ge=0, description="set by the cluster")
 
 
 class Canary(Document):
@@ -733,6 +928,11 @@ class Canary(Document):
     @property
     def name(self) -> str:
         return self.metadata.name
+
+    @property
+    def key(self) -> str:
+        """What it is called where names of several namespaces meet: "shop/api" in a cluster, "api" from a file."""
+        return f"{self.metadata.namespace}/{self.name}" if self.metadata.uid else self.name
 
 
 def parse_canary(document: object) -> Canary:

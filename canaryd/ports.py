@@ -115,12 +115,58 @@ class TrafficRouter(Protocol):
         """
         ...
 
+    def adopt(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> None:
+        """Turn a route that sends everything to the service itself into a split with everything for `stable`.
+
+        Only for a route whose view is `adoptable`; remembers in the route what was there. Raises as `set_weight` does.
+        """
+        ...
+
+    def restore(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> bool:
+        """Undo `adopt`: the service itself gets everything again, and no stamp is left.
+
+        False, having removed at most the stamp, when the route was not adopted or is gone. Raises as `set_weight` does.
+        """
+        ...
+
 
 class Workloads(Protocol):
     """The two workloads."""
 
-    def view(self, canary: Canary, stable: str, canary_workload: str) -> WorkloadView:
-        """Readiness of both, and the start times of pods where they are known. Raises WorkloadError."""
+    def release(self, canary: Canary) -> Release | None:
+        """The revision that the canary's own workload asks for; None where people say it to the store.
+
+        Raises WorkloadError when it cannot be seen now.
+        """
+        ...
+
+    def view(self, canary: Canary, state: RolloutState) -> WorkloadView:
+        """Readiness of both, their pods, and the start times of pods where they are known. Raises WorkloadError."""
+        ...
+
+    def shape(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> tuple[str, ...]:
+        """Make the workloads match a saved state, as far as that is possible now, and say what was changed.
+
+        Level-triggered and idempotent: called after every save and route, does nothing where nothing is to be done,
+        waits for nothing. Never moves traffic. `version` is that of the saved state: a writer that finds a higher one
+        on a workload raises FenceError having changed nothing. Raises WorkloadError when something could not be
+        changed; the next call tries again.
+        """
+        ...
+
+    def upgrade(self, canary: Canary, state: RolloutState, hook: HookState, *, version: int) -> HookState:
+        """Bring the promoted revision to stable, exactly as it was analysed: OWED while under way, then DONE or FAILED.
+
+        For Canaries that upgrade stable themselves (`workloads.deployment`). Returns at once; idempotent.
+        """
+        ...
+
+    def restore(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> str:
+        """Bring back the plain workload when a Canary is deleted, step by step: what is waited for, "" when done.
+
+        Called again and again, first until the plain workload could take all traffic ("" once), and after the route
+        was restored again with the same meaning until nothing of canaryd's is left. Raises WorkloadError.
+        """
         ...
 
 

@@ -114,7 +114,7 @@ class Reconciler:
         case.route = self._view_route(case, state)
         if state.phase is Phase.WAITING:
             try:
-                case.workloads = ports.workloads.view(case.canary, state.stable, state.canary)
+                case.workloads = ports.workloads.view(case.canary, state)
             except WorkloadError as e:
                 case.trouble.append(str(e))
         hook = case.canary.spec.after_promotion

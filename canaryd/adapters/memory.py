@@ -33,6 +33,7 @@ from canaryd.model import (
     HookState,
     HookStatus,
     Override,
+    Phase,
     Reading,
     Record,
     Release,
@@ -281,6 +282,7 @@ class _Split:
     stamped_weight: int | None = None
     stamped_canary: str = ""
     editor: str = ""
+    plain: str = ""  # the service that had everything before it was adopted
 
 
 class MemoryRouter(_Breakable):
@@ -315,6 +317,9 @@ class MemoryRouter(_Breakable):
     def view(self, canary: str, route: Route, stable: str, canary_workload: str) -> RouteView:
         with self._lock:
             self._check()
+            plain = self._routes.get(canary)
+            if plain is not None and plain.plain == canary_workload and len(plain.weights) == 1:
+                return RouteView(None, plain.version, None, adoptable=True)
             split = self._split(canary, stable, canary_workload)
             weight = split.weights[canary_workload]
             return RouteView(weight, split.version, split.stamped_weight, split.stamped_canary, split.editor)
@@ -330,8 +335,33 @@ class MemoryRouter(_Breakable):
             if split.version > version:
                 raise FenceError(f"{canary}: the route carries state version {split.version}, newer than {version}")
             weights = {stable: 100 - weight, canary_workload: weight}
-            self._routes[canary] = _Split(weights, version, weight, canary_workload)
+            self._routes[canary] = _Split(weights, version, weight, canary_workload, plain=split.plain)
             self.writes.append((canary, weight, version))
+
+    def plain(self, canary: str, service: str) -> None:
+        """A route that sends everything to the service itself exists now."""
+        with self._lock:
+            self._routes[canary] = _Split({service: 100}, plain=service)
+
+    def adopt(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> None:
+        with self._lock:
+            self._check()
+            split = self._routes.get(canary)
+            if split is None or split.plain != canary_workload or len(split.weights) > 1:
+                raise RouteError(f"{canary}: there is nothing to adopt")
+            if split.version > version:
+                raise FenceError(f"{canary}: the route carries state version {split.version}, newer than {version}")
+            weights = {stable: 100, canary_workload: 0}
+            self._routes[canary] = _Split(weights, version, 0, canary_workload, plain=split.plain)
+
+    def restore(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> bool:
+        with self._lock:
+            self._check()
+            split = self._routes.get(canary)
+            if split is None or not split.plain or len(split.weights) == 1:
+                return False
+            self._routes[canary] = _Split({split.plain: 100}, plain=split.plain)
+            return True
 
     def _split(self, canary: str, stable: str, canary_workload: str) -> _Split:
         split = self._routes.get(canary)
@@ -350,7 +380,10 @@ class MemoryWorkloads(_Breakable):
 
     def __init__(self) -> None:
         super().__init__()
+        self.shaped: list[tuple[str, Phase, int]] = []  # (canary, phase, version) of every call of `shape`
         self._views: dict[str, WorkloadView] = {}
+        self._releases: dict[str, Release] = {}
+        self._upgrades: dict[str, deque[HookState]] = {}
 
     def set_ready(self, canary: str, ready: bool, detail: str = "") -> None:
         """Both workloads of this canary are ready, or not, and why not."""
@@ -362,10 +395,47 @@ class MemoryWorkloads(_Breakable):
         with self._lock:
             self._views[canary] = replace(self._view(canary), started=dict(started))
 
-    def view(self, canary: Canary, stable: str, canary_workload: str) -> WorkloadView:
+    def put(self, canary: str, view: WorkloadView) -> None:
+        """What is seen of both workloads from now on."""
+        with self._lock:
+            self._views[canary] = view
+
+    def asks_for(self, canary: str, revision: str) -> None:
+        """The canary's own workload asks for this revision from now on."""
+        with self._lock:
+            self._releases[canary] = Release(revision)
+
+    def upgrades(self, canary: str, *results: HookStatus, detail: str = "") -> None:
+        """What the next calls of `upgrade` will find; the last result stays. Without a script it is done at once."""
+        with self._lock:
+            self._upgrades[canary] = deque(HookState("", status, detail) for status in results)
+
+    def release(self, canary: Canary) -> Release | None:
         with self._lock:
             self._check()
-            return self._view(canary.name)
+            return self._releases.get(canary.key)
+
+    def view(self, canary: Canary, state: RolloutState) -> WorkloadView:
+        with self._lock:
+            self._check()
+            return self._view(canary.key)
+
+    def shape(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> tuple[str, ...]:
+        with self._lock:
+            self._check()
+            self.shaped.append((canary.key, state.phase, version))
+            return ()
+
+    def upgrade(self, canary: Canary, state: RolloutState, hook: HookState, *, version: int) -> HookState:
+        with self._lock:
+            script = self._upgrades.get(canary.key)
+            found = (script.popleft() if len(script) > 1 else script[0]) if script else HookState("", HookStatus.DONE)
+            if found.status is HookStatus.DONE:
+                self._views[canary.key] = replace(self._view(canary.key), stable_revision=state.revision)
+            return replace(found, id=hook.id)
+
+    def restore(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> str:
+        return ""
 
     def _view(self, canary: str) -> WorkloadView:
         return self._views.get(canary, WorkloadView(ready=True))

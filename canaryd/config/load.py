@@ -295,9 +295,11 @@ _ORDER = tuple(_REMEDIES)
 def _claims(canary: Canary) -> Iterable[tuple[tuple[str, ...], tuple[str | int, ...]]]:
     """What this Canary needs for itself, and where it says so."""
     yield ("name", canary.name), ("metadata", "name")
-    route = canary.spec.route.envoy_file
+    route, pools = canary.spec.route.envoy_file, canary.spec.workloads.pools
+    if route is None or pools is None:
+        return
     file = os.path.realpath(route.path)
-    for i, pool in enumerate(canary.spec.workloads.pools):
+    for i, pool in enumerate(pools):
         at: tuple[str | int, ...] = ("spec", "workloads", "pools", i, "name")
         yield ("workload", canary.metadata.namespace, pool.name), at
         cluster = route.clusters.get(pool.name)
