@@ -913,8 +913,8 @@ class Metadata(Document):
     namespace: Name = "default"
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
     annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
-    uid: Annotated[str, Field(max_length=64)] = Field(default="", description="set by the cluster")
-    generation: int = Field(default=0, ge=0, description="set by the cluster")
+    uid: Annotated[str, Field(max_length=64)] | None = None
+    generation: Annotated[int, Field(ge=0)] | None = None
 
 
 class Canary(Document):

@@ -161,11 +161,12 @@ class Workloads(Protocol):
         """
         ...
 
-    def restore(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> str:
-        """Bring back the plain workload when a Canary is deleted, step by step: what is waited for, "" when done.
+    def restore(self, canary: Canary, state: RolloutState, *, routed: bool, version: int) -> str:
+        """Bring back the plain workload when a Canary is deleted: what is waited for, "" when there is nothing more.
 
-        Called again and again, first until the plain workload could take all traffic ("" once), and after the route
-        was restored again with the same meaning until nothing of canaryd's is left. Raises WorkloadError.
+        Called again and again: first with `routed` False, until the plain workload could take all traffic; then, when
+        the route gives it everything and has settled, with True, until nothing of canaryd's is left.
+        Raises WorkloadError, FenceError.
         """
         ...
 

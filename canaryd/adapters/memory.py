@@ -434,7 +434,7 @@ class MemoryWorkloads(_Breakable):
                 self._views[canary.key] = replace(self._view(canary.key), stable_revision=state.revision)
             return replace(found, id=hook.id)
 
-    def restore(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> str:
+    def restore(self, canary: Canary, state: RolloutState, *, routed: bool, version: int) -> str:
         return ""
 
     def _view(self, canary: str) -> WorkloadView:
