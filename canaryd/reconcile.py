@@ -268,8 +268,13 @@ class Reconciler:
         )
         held = self._unsaved.pop(case.canary.key, None)
         held = held or _Unsaved(stored.version, state)
-        held = _Unsaved(stored.version, state, (*held.records, *new), held.looks + 1)
-        if held.looks < self.save_every and before is not None and _may_wait(before, state, new):
+        held = _Unsaved(stored.version, state, (*held.records, *new), held.looks + int(seen.judgement is not None))
+        if (
+            self.save_every > held.looks
+            and self.save_every > 1
+            and before is not None
+            and _may_wait(before, state, new)
+        ):
             self._unsaved[case.canary.key] = held
             return replace(stored, state=state)
         version = self.ports.store.save(case.canary.key, state, stored.version, held.records)

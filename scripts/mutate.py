@@ -166,7 +166,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "pending = [o for o in seen.overrides if o.id not in answered]",
         "pending = list(seen.overrides)",
     ),
-    plan("a person's word comes before a regression", "    _regressed,\n    _word,\n", "    _word,\n    _regressed,\n"),
+    plan(
+        "a person's word comes before a regression",
+        "    _regressed,\n    _broken,\n    _word,\n",
+        "    _word,\n    _regressed,\n    _broken,\n",
+    ),
     plan(
         "the canary gets traffic before stable's rates are known",
         "if blind or not ready or not _knows_stable(state):",

@@ -96,6 +96,8 @@ WORDS = {
     "Hook.retries": "further attempts after a failed one",
     "ErrorSource.requests": "counter of requests by response code",
     "ErrorSource.durations": "buckets of durations in milliseconds",
+    "Settings.cluster": "used when `mode` is cluster",
+    "Cluster.lease": "how the replicas agree on who leads",
     "Settings.state": "where the state is kept",
     "Settings.metrics": "where the counters come from",
     "Settings.web": "the daemon's own pages",
