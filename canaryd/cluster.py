@@ -21,7 +21,7 @@ import structlog
 
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
-from canaryd.config.objects import Refusal, canary_of, read_objects
+from canaryd.config.objects import canary_of, key_of, read_objects
 from canaryd.errors import CanarydError, KubeError, KubeForbiddenError
 from canaryd.kube.client import JSON, KubeClient
 from canaryd.kube.informer import Informer
@@ -60,6 +60,7 @@ class ClusterDaemon(Base):
         self._busy: set[str] = set()  # under a look at the counters right now
         self._stale = True  # the documents must be read again
         self._parting_told: dict[str, str] = {}
+        self._lacked = False  # permissions were missing at the last look
         place = wanted.lease.namespace or self.client.namespace
         duration = wanted.lease.duration
         self.lease = Lease(
@@ -214,35 +215,36 @@ class ClusterDaemon(Base):
     def _reload(self) -> None:
         """Read the Canary objects; a wrong one says so in its status and keeps its last valid form while it has one."""
         self._stale = False
-        loaded = read_objects(self.watched.canaries.items(), self.settings, self._by_key)
-        self._by_key = {c.key: c for c in loaded.canaries}
-        self.canaries = loaded.canaries
+        found = self.watched.canaries.items()
+        loaded = read_objects(found, self.settings, self._by_key)
+        refused = {one.key: one.problems for one in loaded.refused}
+        conflicts = self.watched.conflicts(loaded.canaries)
+        for key, problems in conflicts.items():
+            refused[key] = (*refused.get(key, ()), *problems)
+        kept = tuple(c for c in loaded.canaries if c.key not in conflicts or c.key in self._by_key)
+        self._by_key = {c.key: c for c in kept}
+        self.canaries = kept
         self._index = {}
-        for canary in loaded.canaries:
+        for canary in kept:
             for one in wiring.watched_objects(canary):
                 self._index.setdefault(one, set()).add(canary.key)
         self.telemetry.keep(set(self._by_key))
         self._schedule_ticks()
-        self._say_refusals(loaded.refused)
-        for key in loaded.unguarded:
-            self._guard(key)
-
-    def _say_refusals(self, refused: Iterable[Refusal]) -> None:
-        now_refused = {one.key: one.problems for one in refused}
-        for key in self._refused.keys() - now_refused.keys():
-            self._guarded(key, lambda key=key: self.store.accept(key))
-        for key, problems in now_refused.items():
+        for key, problems in refused.items():
             if self._refused.get(key) != problems:
                 log.error("document refused", canary=key, problems=list(problems))
-            self._guarded(key, lambda key=key, problems=problems: self.store.refuse(key, problems))
-        self._refused = now_refused
-        for key in self._by_key.keys() - now_refused.keys():
-            self._guarded(key, lambda key=key: self.store.accept(key))
+            self._guarded(key, self.store.refuse, problems)
+        for key in self._by_key.keys() - refused.keys():
+            self._guarded(key, self.store.accept)
+        self._refused = refused
+        for one in found:
+            if key_of(one) in self._by_key and FINALIZER not in (one["metadata"].get("finalizers") or ()):
+                self._guard(key_of(one))
 
-    def _guarded(self, key: str, act: Callable[[], object]) -> None:
+    def _guarded(self, key: str, write: Callable[..., object], *what: object) -> None:
         """One Canary's trouble is its own."""
         try:
-            act()
+            write(key, *what)
         except CanarydError as e:
             log.warning("status not written", canary=key, reason=str(e))
 
@@ -264,29 +266,17 @@ class ClusterDaemon(Base):
     def _look_again(self) -> None:
         """What may have become right by itself: permissions, conflicts between documents, finalizers, lost words."""
         self._stale = True
-        for canary in self.canaries:
-            self._guarded(canary.key, lambda key=canary.key: self.store.reject(key))
         missing = self.watched.missing_permissions()
         if missing:
             log.error("permissions missing", missing=missing)
-            for canary in self.canaries:
-                self._guarded(
-                    canary.key,
-                    lambda key=canary.key: self.store.condition(
-                        key, "Permitted", "False", "PermissionMissing", "; ".join(missing)[:1000]
-                    ),
-                )
-        elif self._lacked:
-            for canary in self.canaries:
-                self._guarded(
-                    canary.key,
-                    lambda key=canary.key: self.store.condition(
-                        key, "Permitted", "True", "AllGranted", "canaryd may do what it has to"
-                    ),
-                )
+        permitted = ("True", "AllGranted", "canaryd may do all that it has to")
+        if missing:
+            permitted = ("False", "PermissionMissing", "; ".join(missing)[:1000])
+        for canary in self.canaries:
+            self._guarded(canary.key, self.store.reject)
+            if missing or self._lacked:
+                self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
         self._lacked = bool(missing)
-
-    _lacked = False
 
     # ── parting ──────────────────────────────────────────────────────────────────────────────────────────────
 
