@@ -22,15 +22,14 @@ import structlog
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
 from canaryd.config.objects import canary_of, key_of, read_objects
-from canaryd.errors import CanarydError, KubeError, KubeForbiddenError
+from canaryd.errors import CanarydError, KubeError
 from canaryd.kube.client import JSON, KubeClient
-from canaryd.kube.informer import Informer
 from canaryd.kube.kinds import CANARIES
 from canaryd.kube.lease import Lease
-from canaryd.measure import grid_floor
 from canaryd.policy import Canary, OnDelete
 from canaryd.process import DELIVERY, INBOX, PRUNE, Base, new_scheduler, now
 from canaryd.reconcile import Reconciler
+from canaryd.watched import Place, Watched, place, places
 
 log = structlog.get_logger("canaryd.daemon")
 
@@ -50,12 +49,12 @@ class ClusterDaemon(Base):
         self.client = self._connect("canaryd")
         self.holder = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{secrets.token_hex(4)}"
         self._changed = threading.Event()
-        self._touched: set[tuple[str, str, str]] = set()  # (plural, namespace, name) of objects that changed
-        self.watched = wiring.Watched(self.client, wanted, self._touch)
+        self._touched: set[Place] = set()  # (plural, namespace, name) of objects that changed
+        self.watched = Watched(self.client, wanted, self._touch)
         self.store = wiring.cluster_store(self.client, self.watched)
-        self.ports = wiring.cluster(settings, self.client, self.watched, self.store, root)
+        self.ports = wiring.cluster(settings, self.client, self.watched, self.store)
         self._refused: dict[str, tuple[str, ...]] = {}  # key -> problems that were written to its status
-        self._index: dict[tuple[str, str, str], set[str]] = {}  # watched object -> keys of the Canaries it matters to
+        self._index: dict[Place, set[str]] = {}  # watched object -> keys of the Canaries it matters to
         self._by_key: dict[str, Canary] = {}
         self._busy: set[str] = set()  # under a look at the counters right now
         self._stale = True  # the documents must be read again
@@ -125,9 +124,7 @@ class ClusterDaemon(Base):
 
     def _lead(self) -> None:
         settings = self.settings
-        self.reconciler = Reconciler(
-            self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every
-        )
+        self.reconciler = Reconciler(self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every)
         self.scheduler = new_scheduler()
         self._jobs, self._stale = frozenset(), True
         self.leading.set()
@@ -160,8 +157,7 @@ class ClusterDaemon(Base):
 
     def _touch(self, plural: str, old: JSON | None, new: JSON | None) -> None:
         """Called by the watches: only notes what it was."""
-        metadata = (new or old or {})["metadata"]
-        self._touched.add((plural, metadata.get("namespace", ""), metadata["name"]))
+        self._touched.add(place(plural, new or old or {}))
         if plural == CANARIES.plural and _is_document(old, new):
             self._stale = True
 
@@ -179,11 +175,11 @@ class ClusterDaemon(Base):
             self._touched.add((CANARIES.plural, namespace, name))
         self._tick([self._by_key[key] for key in sorted(keys - later) if key in self._by_key], measure=False)
 
-    def _matters_to(self, one: tuple[str, str, str]) -> Iterable[str]:
+    def _matters_to(self, one: Place) -> Iterable[str]:
         plural, namespace, name = one
         if plural == CANARIES.plural:
             return (f"{namespace}/{name}",)
-        return self._index.get(one, ()) or self._index.get((plural, namespace, wiring.workload_of(plural, name)), ())
+        return self._index.get(one, ())
 
     def _has_word(self, key: str) -> bool:
         try:
@@ -226,7 +222,7 @@ class ClusterDaemon(Base):
         self.canaries = kept
         self._index = {}
         for canary in kept:
-            for one in wiring.watched_objects(canary):
+            for one in places(canary):
                 self._index.setdefault(one, set()).add(canary.key)
         self.telemetry.keep(set(self._by_key))
         self._schedule_ticks()
@@ -257,9 +253,7 @@ class ClusterDaemon(Base):
         held = list(found["metadata"].get("finalizers") or ())
         change = {"finalizers": [*held, FINALIZER], "resourceVersion": found["metadata"]["resourceVersion"]}
         try:
-            self.watched.canaries.put(
-                self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge")
-            )
+            self.watched.canaries.put(self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge"))
         except KubeError as e:
             log.info("finalizer not set yet", canary=key, reason=str(e))
 

@@ -171,10 +171,14 @@ class Reconciler:
         case.workloads = None
         try:
             case.release = ports.workloads.release(case.canary)
-            if state.phase is Phase.WAITING or case.canary.spec.workloads.deployment is not None:
-                case.workloads = ports.workloads.view(case.canary, state)
         except WorkloadError as e:
             case.trouble.append(str(e))
+        if state.phase is Phase.WAITING or case.canary.spec.workloads.deployment is not None:
+            try:
+                case.workloads = ports.workloads.view(case.canary, state)
+            except WorkloadError as e:
+                if str(e) not in case.trouble:
+                    case.trouble.append(str(e))
         hook = case.canary.spec.after_promotion
         wanted = state.phase is Phase.PROMOTING and not case.stored.overrides  # an abort must not find it started
         owed = wanted and state.hook is not None and state.hook.status is HookStatus.OWED

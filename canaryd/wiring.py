@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from canaryd import adapters
 from canaryd.config import Settings
 from canaryd.ports import MetricSource, Ports, StateStore
+
+if TYPE_CHECKING:
+    from canaryd.adapters.kubernetes_store import KubernetesStore
+    from canaryd.kube.client import KubeClient
+    from canaryd.watched import Watched
 
 
 def metric_source(settings: Settings) -> MetricSource:
@@ -42,4 +48,39 @@ def embedded(settings: Settings, store: StateStore) -> Ports:
         store=store,
         hooks=adapters.load(adapters.HOOKS, "runner")(),
         notifiers=(adapters.load(adapters.NOTIFIERS, "log")(),),
+    )
+
+
+def cluster_store(client: KubeClient, watched: Watched) -> KubernetesStore:
+    """State in the status of the Canary resources."""
+    store: KubernetesStore = adapters.load(adapters.STATE_STORES, "kubernetes")(client, watched.canaries)
+    return store
+
+
+def cluster(settings: Settings, client: KubeClient, watched: Watched, store: StateStore) -> Ports:
+    """Everything that the daemon talks to in a cluster."""
+    router = adapters.load(adapters.TRAFFIC_ROUTERS, "cluster")(
+        istio=adapters.load(adapters.TRAFFIC_ROUTERS, "istio")(
+            client, watched.virtual_services, watched.uid_of, domain=settings.cluster.domain
+        ),
+        gateway_api=adapters.load(adapters.TRAFFIC_ROUTERS, "gatewayApi")(client, watched.http_routes, watched.uid_of),
+    )
+    workloads = adapters.load(adapters.WORKLOADS, "deployments")(
+        client,
+        deployments=watched.deployments,
+        pods=watched.pods,
+        services=watched.services,
+        autoscalers=watched.autoscalers,
+        contents=watched.contents,
+    )
+    return Ports(
+        metrics=metric_source(settings),
+        router=router,
+        workloads=workloads,
+        store=store,
+        hooks=adapters.load(adapters.HOOKS, "runner")(),
+        notifiers=(
+            adapters.load(adapters.NOTIFIERS, "log")(),
+            adapters.load(adapters.NOTIFIERS, "kubernetesEvents")(client, watched.canaries),
+        ),
     )

@@ -67,7 +67,10 @@ def read_objects(found: Iterable[JSON], settings: Settings, known: Mapping[str, 
     refused: dict[str, tuple[str, ...]] = {}
     for key, one in sorted(there.items()):
         held = known.get(key)
-        unchanged = held is not None and _version(held) == (one["metadata"]["uid"], one["metadata"].get("generation", 1))
+        unchanged = held is not None and _version(held) == (
+            one["metadata"]["uid"],
+            one["metadata"].get("generation", 1),
+        )
         read = held if unchanged and held is not None else canary_of(one)
         if isinstance(read, Canary):
             canaries[key] = read
