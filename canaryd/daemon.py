@@ -1,6 +1,6 @@
 """The daemon: documents and state in files, or (see `canaryd.cluster`) resources of a cluster. Knows no statistics.
 
-An inbox is polled so that a person is answered within a second. SIGTERM finishes what runs and leaves the weights alone.
+An inbox is polled so that a person is answered within a second. SIGTERM finishes what runs and leaves the weights be.
 """
 
 from __future__ import annotations

@@ -272,7 +272,10 @@ class Reconciler:
         )
         held = self._unsaved.pop(case.canary.key, None)
         held = held or _Unsaved(stored.version, state)
-        held = _Unsaved(stored.version, state, (*held.records, *new), held.looks + int(seen.judgement is not None))
+        looks = held.looks + int(seen.judgement is not None)
+        if before is not None and before.routed is None and state.routed is not None:
+            looks = max(looks, self.save_every - 1)  # from when evidence counts is saved with the very next look
+        held = _Unsaved(stored.version, state, (*held.records, *new), looks)
         if (
             self.save_every > held.looks
             and self.save_every > 1

@@ -435,7 +435,9 @@ class MemoryWorkloads(_Breakable):
             return replace(found, id=hook.id)
 
     def restore(self, canary: Canary, state: RolloutState, *, routed: bool, version: int) -> str:
-        return ""
+        with self._lock:
+            self._check()
+            return ""
 
     def _view(self, canary: str) -> WorkloadView:
         return self._views.get(canary, WorkloadView(ready=True))
