@@ -98,12 +98,8 @@ class App:
 def is_rolled_out(manifest: Manifest) -> bool:
     """Whether a Deployment's controller has seen its spec and all its replicas are new and available."""
     wanted, status = manifest["spec"]["replicas"], manifest.get("status", {})
-    return (
-        status.get("observedGeneration", 0) >= manifest["metadata"]["generation"]
-        and status.get("updatedReplicas", 0) == wanted
-        and status.get("replicas", 0) == wanted
-        and status.get("availableReplicas", 0) == wanted
-    )
+    seen = bool(status.get("observedGeneration", 0) >= manifest["metadata"]["generation"])
+    return seen and all(status.get(key, 0) == wanted for key in ("updatedReplicas", "replicas", "availableReplicas"))
 
 
 def is_ready(pod: Manifest) -> bool:
