@@ -97,6 +97,13 @@ class BenchPrometheus:
         rows: list[dict[str, Any]] = decoded["data"]["result"]
         return rows
 
+    def build(self) -> str:
+        """Its own version, such as "3.16.0"."""
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(f"{self.url}/api/v1/status/buildinfo", timeout=30)
+        return str(answer.json()["data"]["version"])
+
     def total(self, expression: str) -> float:
         """The sum over the vector; 0 when it is empty."""
         return sum(float(row["value"][1]) for row in self.query(expression))
@@ -141,7 +148,7 @@ def _gateway() -> dict[str, Any]:
     def take(source: str, expression: str, label: str, group: str) -> dict[str, Any]:
         return {"source_labels": [source], "regex": expression, "target_label": label, "replacement": group}
 
-    cluster, workload = r"outbound\|\d+\|[^|]*\|(([^.|]+)\.([^.|]+)\..*)", "([^;]+);([^;]+);([^;]*);([^;]*);.*"
+    cluster, workload = r"outbound\|\d+\|[^|]*\|(([^.|]+)\.([^.|]+)\.[^;]*);?", "([^;]+);([^;]+);([^;]*);([^;]*);.*"
     taken = [
         take("upstream_cluster", cluster, "destination_service", "$1"),
         take("upstream_cluster", cluster, "destination_service_name", "$2"),
@@ -150,6 +157,7 @@ def _gateway() -> dict[str, Any]:
         take("upstream_workload", workload, "destination_workload_namespace", "$2"),
         take("upstream_workload", workload, "destination_canonical_service", "$3"),
         take("upstream_workload", workload, "destination_canonical_revision", "$4"),
+        take("upstream_workload", "[^;]+;[^;]+;[^;]*;;.*", "destination_canonical_revision", "latest"),
     ]
     unknown = [{"target_label": rule["target_label"], "replacement": "unknown"} for rule in taken]
     return {
