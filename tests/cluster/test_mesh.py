@@ -114,31 +114,29 @@ def test_an_http_route_of_the_gateway_api_is_accepted_and_splits_traffic(mesh: B
     mesh.client().delete("httproutes", "web-split")
 
 
-@pytest.mark.parametrize("version", ["prometheus", "old_prometheus"])
+@pytest.mark.parametrize(("version", "prefix"), [("prometheus", "3.16"), ("old_prometheus", "2.")])
 def test_each_prometheus_counts_every_request_at_both_ends(
-    version: str, mesh: Bench, pair: tuple[App, App], request: pytest.FixtureRequest
+    version: str, prefix: str, mesh: Bench, request: pytest.FixtureRequest
 ) -> None:
     server: BenchPrometheus = request.getfixturevalue(version)
-    prefix = {"prometheus": "3.", "old_prometheus": "2."}[version]
     assert server.build().startswith(prefix)
-    labels = 'destination_workload="split",destination_workload_namespace="shop"'
-    counters = {end: f'sum(istio_requests_total{{reporter="{end}",{labels}}})' for end in ("source", "destination")}
-    before = {end: server.total(counter) for end, counter in counters.items()}
-    load = mesh.load(50, "split.shop.svc.cluster.local")
+    name = version.replace("_", "-")
+    app = mesh.app(name, replicas=2)
+    host = f"{name}.shop.svc.cluster.local"
+    wait_until(lambda: ask(host) == (200, name), "the first answer", timeout=60)
+    load = mesh.load(50, host)
     load.await_requests(200)
-    requests = load.stop().requests
+    sent = 1 + load.stop().requests
+    labels = f'destination_workload="{name}",destination_workload_namespace="shop"'
+    counters = {end: f'sum(istio_requests_total{{reporter="{end}",{labels}}})' for end in ("source", "destination")}
     for end, counter in counters.items():
-        wait_until(
-            lambda c=counter, b=before[end]: server.total(c) - b == requests,
-            f"{requests} counted at the {end}",
-            60,
-            0.3,
-        )
-    (row,) = server.query(
-        f'sum by (destination_service_name, response_code) (istio_requests_total{{reporter="source",{labels}}})'
-    )
-    assert row["metric"] == {"destination_service_name": "split", "response_code": "200"}
-    pods = server.query(f'sum by (pod, namespace) (istio_requests_total{{reporter="destination",{labels}}})')
-    assert {row["metric"]["pod"] for row in pods} <= {pod["metadata"]["name"] for pod in pair[0].pods()}
-    buckets = server.total(f'sum(istio_request_duration_milliseconds_bucket{{reporter="source",{labels},le="+Inf"}})')
-    assert buckets == server.total(counters["source"])
+        wait_until(lambda c=counter: server.total(c) == sent, f"{sent} requests counted at the {end}", 60, every=0.3)
+    by = "destination_service_name, response_code, response_flags"
+    (row,) = server.query(f"sum by ({by}) (istio_requests_total{{reporter='source',{labels}}})")
+    assert row["metric"] == {"destination_service_name": name, "response_code": "200", "response_flags": "-"}
+    pods = server.query(f"sum by (pod) (istio_requests_total{{reporter='destination',{labels}}})")
+    assert {row["metric"]["pod"] for row in pods} == {pod["metadata"]["name"] for pod in app.pods()}
+    for end in counters:
+        every = f"istio_request_duration_milliseconds_bucket{{reporter='{end}',{labels},le='+Inf'}}"
+        wait_until(lambda e=every: server.total(e) == sent, f"{sent} durations at the {end}", timeout=60, every=0.3)
+    app.delete()

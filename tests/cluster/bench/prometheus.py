@@ -1,4 +1,4 @@
-"""A real Prometheus that finds the pods by itself and scrapes the gateway: 3.16 built from Go, or the one on PATH.
+"""A real Prometheus that scrapes the pods and the gateway: 3.16 built from Go, or the one on PATH.
 
 Versions run side by side on ports of their own. Port and data stay over restarts, so to its clients a restart is an
 outage.
@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 
+from bench.cluster import TARGETS
 from bench.control_plane import PATIENCE, ControlPlane
 from bench.mesh import ADMIN_PORT
 from canaryd.demo.processes import Child, LabError, Nursery, await_ready
@@ -115,7 +116,11 @@ class BenchPrometheus:
             "scrape_timeout": self._scrape,
             "evaluation_interval": self._scrape,
         }
-        return {"global": interval, "scrape_configs": [_pods(self._kubeconfig), _gateway()], **files}
+        if self.version == BUILT:
+            pods = _discovered_pods(self._kubeconfig)
+        else:
+            pods = _listed_pods(self._directory.parent / TARGETS)
+        return {"global": interval, "scrape_configs": [pods, _gateway()], **files}
 
 
 def debian() -> Path:
@@ -126,7 +131,7 @@ def debian() -> Path:
     return Path(found)
 
 
-def _pods(kubeconfig: Path) -> dict[str, Any]:
+def _discovered_pods(kubeconfig: Path) -> dict[str, Any]:
     pod = "__meta_kubernetes_pod_"
     return {
         "job_name": "pods",
@@ -139,6 +144,15 @@ def _pods(kubeconfig: Path) -> dict[str, Any]:
             {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
             {"source_labels": [f"{pod}name"], "target_label": "pod"},
         ],
+    }
+
+
+def _listed_pods(targets: Path) -> dict[str, Any]:
+    """The same pods from a file: Debian's Prometheus is built without the discovery of Kubernetes."""
+    return {
+        "job_name": "pods",
+        "metrics_path": "/stats/prometheus",
+        "file_sd_configs": [{"files": [str(targets)]}],
     }
 
 
