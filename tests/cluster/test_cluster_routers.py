@@ -8,9 +8,9 @@ import pytest
 
 pytest.register_assert_rewrite("router_promises")
 from bench import Bench  # noqa: E402
+from route_scenes import SCENES  # noqa: E402
 from router_promises import *  # noqa: E402, F403
 from router_promises import Scene  # noqa: E402
-from route_scenes import SCENES  # noqa: E402
 
 
 @pytest.fixture(params=SCENES.values(), ids=SCENES.keys())
