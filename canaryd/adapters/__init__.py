@@ -17,6 +17,8 @@ METRIC_SOURCES: Mapping[str, str] = {
 }
 TRAFFIC_ROUTERS: Mapping[str, str] = {
     "envoyFile": "canaryd.adapters.envoy_file:EnvoyFileRouter",
+    "gatewayApi": "canaryd.adapters.gateway_api:GatewayApiRouter",
+    "istio": "canaryd.adapters.istio:IstioRouter",
     "memory": "canaryd.adapters.memory:MemoryRouter",
 }
 WORKLOADS: Mapping[str, str] = {

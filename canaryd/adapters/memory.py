@@ -360,6 +360,8 @@ class MemoryRouter(_Breakable):
             split = self._routes.get(canary)
             if split is None or not split.plain or len(split.weights) == 1:
                 return False
+            if split.version > version:
+                raise FenceError(f"{canary}: the route carries state version {split.version}, newer than {version}")
             self._routes[canary] = _Split({split.plain: 100}, plain=split.plain)
             return True
 
