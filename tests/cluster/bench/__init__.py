@@ -1,0 +1,7 @@
+"""The test bench: a real control plane and mesh on one machine, without Docker. Start with tests/cluster/README.md."""
+
+from bench.audit import Request
+from bench.bench import Bench
+from bench.client import ApiError, Client
+
+__all__ = ["ApiError", "Bench", "Client", "Request"]

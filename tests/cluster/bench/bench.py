@@ -1,0 +1,71 @@
+"""The whole bench in one object, brought up layer by layer: control plane, cluster, mesh, Prometheus, load.
+
+One `Bench` for each process, inside its network namespace; leaving it ends every process it has started.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Self
+
+from bench import netns, tools
+from bench.audit import Audit
+from bench.client import Client
+from bench.control_plane import ControlPlane
+from canaryd.demo.processes import LabError, Nursery
+
+
+class Bench:
+    """Use as a context manager. Layers are started once; asking for one starts those below it."""
+
+    def __init__(self, directory: Path) -> None:
+        if not netns.is_private():
+            raise LabError("the bench runs in a network namespace of its own: call bench.netns.enter() first")
+        self.directory = directory.resolve()
+        self.tools = tools.find()
+        self.nursery = Nursery(self.directory / "logs")
+        self.plane = ControlPlane(self.nursery, self.tools, self.directory)
+        self._up: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self.nursery.__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.plane.close()
+        for child in self.nursery.running():  # nothing here is worth an orderly end
+            with suppress(LabError):
+                child.kill()
+        self.nursery.close()
+
+    # ── layers ───────────────────────────────────────────────────────────────────────────────────
+
+    def start_control_plane(self) -> None:
+        """etcd, kube-apiserver, resource definitions of Istio and the Gateway API, namespaces, ServiceAccounts."""
+        if self._first("control plane"):
+            self.plane.start()
+
+    def _first(self, layer: str) -> bool:
+        if layer in self._up:
+            return False
+        self._up.add(layer)
+        return True
+
+    # ── what most tests want, in short ───────────────────────────────────────────────────────────
+
+    @property
+    def audit(self) -> Audit:
+        return self.plane.audit
+
+    def client(self, identity: str = "admin") -> Client:
+        return self.plane.client(identity)
+
+    def kubeconfig(self, identity: str = "admin") -> Path:
+        return self.plane.kubeconfig(identity)
+
+    def kubectl(
+        self, *arguments: str, identity: str = "admin", stdin: str | None = None, check: bool = True
+    ) -> subprocess.CompletedProcess[str]:
+        return self.plane.kubectl(*arguments, identity=identity, stdin=stdin, check=check)
