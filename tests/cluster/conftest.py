@@ -78,3 +78,10 @@ def control_plane(bench: Bench) -> Bench:
     """etcd and kube-apiserver with the definitions of Istio and the Gateway API."""
     bench.start_control_plane()
     return bench
+
+
+@pytest.fixture(scope="session")
+def cluster(control_plane: Bench) -> Bench:
+    """The control plane with controllers, a scheduler, a node, and pods that answer on their addresses."""
+    control_plane.start_cluster()
+    return control_plane

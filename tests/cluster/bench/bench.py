@@ -10,9 +10,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from bench import netns, tools
+from bench import apps, netns, tools
+from bench.apps import App
 from bench.audit import Audit
 from bench.client import Client
+from bench.cluster import Cluster
 from bench.control_plane import ControlPlane
 from canaryd.demo.processes import LabError, Nursery
 
@@ -27,6 +29,7 @@ class Bench:
         self.tools = tools.find()
         self.nursery = Nursery(self.directory / "logs")
         self.plane = ControlPlane(self.nursery, self.tools, self.directory)
+        self.cluster = Cluster(self.nursery, self.tools, self.plane)
         self._up: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -46,6 +49,12 @@ class Bench:
         """etcd, kube-apiserver, resource definitions of Istio and the Gateway API, namespaces, ServiceAccounts."""
         if self._first("control plane"):
             self.plane.start()
+
+    def start_cluster(self) -> None:
+        """Controllers, scheduler, a node, and the pod server."""
+        self.start_control_plane()
+        if self._first("cluster"):
+            self.cluster.start()
 
     def _first(self, layer: str) -> bool:
         if layer in self._up:
@@ -69,3 +78,26 @@ class Bench:
         self, *arguments: str, identity: str = "admin", stdin: str | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         return self.plane.kubectl(*arguments, identity=identity, stdin=stdin, check=check)
+
+    def app(
+        self, name: str, image: str = "demo/app:v1", replicas: int = 3, namespace: str = "shop", **labels: str
+    ) -> App:
+        """An app that is rolled out: Deployment, Service and (with the mesh up) VirtualService, all called `name`."""
+        made = self.start_app(name, image, replicas, namespace, **labels)
+        made.await_available()
+        return made
+
+    def start_app(
+        self, name: str, image: str = "demo/app:v1", replicas: int = 3, namespace: str = "shop", **labels: str
+    ) -> App:
+        """`app` without waiting: for images that never get available."""
+        manifests = [apps.deployment(name, image, replicas, namespace, **labels), apps.service(name, namespace)]
+        if "mesh" in self._up:
+            manifests.append(apps.virtual_service(name, namespace))
+        for manifest in manifests:
+            apps.create_or_apply(self.client(), manifest)
+        return self.existing_app(name, namespace)
+
+    def existing_app(self, name: str, namespace: str = "shop") -> App:
+        """A handle for a Deployment that is there."""
+        return App(self.client(), name, namespace)
