@@ -434,7 +434,9 @@ class MemoryWorkloads(_Breakable):
                 self._views[canary.key] = replace(self._view(canary.key), stable_revision=state.revision)
             return replace(found, id=hook.id)
 
-    def restore(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> str:
+    def restore(
+        self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
+    ) -> str:
         return ""
 
     def _view(self, canary: str) -> WorkloadView:
