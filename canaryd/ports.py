@@ -161,12 +161,14 @@ class Workloads(Protocol):
         """
         ...
 
-    def restore(self, canary: Canary, state: RolloutState, *, routed: bool, version: int) -> str:
-        """Bring back the plain workload when a Canary is deleted: what is waited for, "" when there is nothing more.
+    def restore(
+        self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
+    ) -> str:
+        """Bring back the plain workload when a Canary is deleted, step by step: what is waited for, "" when done.
 
-        Called again and again: first with `routed` False, until the plain workload could take all traffic; then, when
-        the route gives it everything and has settled, with True, until nothing of canaryd's is left.
-        Raises WorkloadError, FenceError.
+        Called again and again, first until the plain workload could take all traffic, and with `rerouted`, when the
+        route sends everything to it and has settled, until nothing of canaryd's is left. Without `rerouted` nothing
+        that may have traffic is ever taken away. Raises WorkloadError.
         """
         ...
 

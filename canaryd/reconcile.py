@@ -141,14 +141,14 @@ class Reconciler:
         state, ports, route = stored.state or plan.initial(canary), self.ports, canary.spec.route
         left = self._restored.get(canary.key)
         if left is None:
-            waits = ports.workloads.restore(canary, state, routed=False, version=stored.version)
+            waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
             if waits:
                 return waits
             ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
             left = self._restored[canary.key] = now
         if now - left < plan.SETTLE:
             return f"the last requests leave {state.stable}"
-        waits = ports.workloads.restore(canary, state, routed=True, version=stored.version)
+        waits = ports.workloads.restore(canary, state, version=stored.version, now=now, rerouted=True)
         if not waits:
             del self._restored[canary.key]
             self._unsaved.pop(canary.key, None)

@@ -436,7 +436,9 @@ class MemoryWorkloads(_Breakable):
                 self._views[canary.key] = replace(self._view(canary.key), stable_revision=state.revision)
             return replace(found, id=hook.id)
 
-    def restore(self, canary: Canary, state: RolloutState, *, routed: bool, version: int) -> str:
+    def restore(
+        self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
+    ) -> str:
         with self._lock:
             self._check()
             return ""
