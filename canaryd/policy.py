@@ -742,6 +742,10 @@ class ErrorSource(Document):
     recorded_durations: MetricName = Field(
         default="canaryd:request_duration_ms_bucket:pod", description="likewise, without codes 0 and 429"
     )
+    recorded_unreached: MetricName = Field(
+        default="canaryd:unreached_total:pod",
+        description="requests that never reached a pod, as their clients report them, recorded per client",
+    )
 
 
 class PrometheusRef(Document):
