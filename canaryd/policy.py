@@ -753,6 +753,13 @@ class PrometheusRef(Document):
 
     url: Url = Field(description="without /api/v1")
 
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if "?" in value or "#" in value:
+            raise ValueError('must have no "?" and no "#"; write the address as far as /api/v1')
+        return value
+
 
 # ── the document ─────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -100,6 +100,8 @@ class PrometheusSource:
         header.
         """
         self._parts = checked_url(url.rstrip("/"))
+        if public_only and (bearer_file or headers):
+            raise ValueError("a server that somebody else has named is not told a secret")
         self._url = url.rstrip("/")
         self._timeout = timeout
         self.lag = lag
@@ -658,6 +660,7 @@ def _parsed(body: bytes) -> Any:
 def _said(answer: Answer) -> str:
     """The server's own words about an error, shortened."""
     document = _parsed(answer.body[:100_000])
-    if isinstance(document, dict) and "error" in document:
+    # Whoever names a server must not learn from its errors what else it could say.
+    if isinstance(document, dict) and document.get("status") == "error" and "error" in document:
         return f"{document.get('errorType', 'error')!s:.40}: {document['error']!s:.200}"
     return answer.reason[:100]
