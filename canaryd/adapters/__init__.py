@@ -22,6 +22,7 @@ TRAFFIC_ROUTERS: Mapping[str, str] = {
     "memory": "canaryd.adapters.memory:MemoryRouter",
 }
 WORKLOADS: Mapping[str, str] = {
+    "deployments": "canaryd.adapters.deployments:DeploymentWorkloads",
     "memory": "canaryd.adapters.memory:MemoryWorkloads",
     "pools": "canaryd.adapters.pools:PoolWorkloads",
 }

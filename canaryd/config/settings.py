@@ -53,6 +53,10 @@ class Prometheus(Document):
     )
     bearer_token_file: FilePath | None = Field(default=None, description="read again for each request")
     ca_file: FilePath | None = Field(default=None, description="certificates to trust instead of the system's")
+    allow_local: bool = Field(
+        default=False,
+        description="a Canary may name a Prometheus on this machine or its link (loopback, 169.254.0.0/16)",
+    )
 
     @field_validator("timeout")
     @classmethod
