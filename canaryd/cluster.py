@@ -23,7 +23,8 @@ from canaryd import __version__, web, wiring
 from canaryd.config import Settings
 from canaryd.config.objects import canary_of, key_of, read_objects
 from canaryd.errors import CanarydError, KubeError
-from canaryd.kube.client import JSON, KubeClient
+from canaryd.kube.asking import JSON
+from canaryd.kube.client import KubeClient
 from canaryd.kube.kinds import CANARIES
 from canaryd.kube.lease import Lease
 from canaryd.policy import Canary, OnDelete
@@ -233,9 +234,9 @@ class ClusterDaemon(Base):
         for key in self._by_key.keys() - refused.keys():
             self._guarded(key, self.store.accept)
         self._refused = refused
-        for one in found:
-            if key_of(one) in self._by_key and FINALIZER not in (one["metadata"].get("finalizers") or ()):
-                self._guard(key_of(one))
+        for there in found:
+            if key_of(there) in self._by_key and FINALIZER not in (there["metadata"].get("finalizers") or ()):
+                self._guard(key_of(there))
 
     def _guarded(self, key: str, write: Callable[..., object], *what: object) -> None:
         """One Canary's trouble is its own."""

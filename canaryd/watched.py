@@ -5,23 +5,39 @@ Reads only. A kind that the cluster does not serve (Istio, or the Gateway API) i
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
 from canaryd.adapters.route_claims import conflicts
 from canaryd.adapters.route_stamps import without_details
 from canaryd.config.settings import Cluster
-from canaryd.deployments.objects import trimmed_pod
-from canaryd.errors import KubeError
-from canaryd.kube.client import JSON, KubeClient
+from canaryd.errors import KubeError, WorkloadError
+from canaryd.kube.asking import JSON
+from canaryd.kube.client import KubeClient
 from canaryd.kube.informer import Informer, without_managed_fields
-from canaryd.kube.kinds import CANARIES, DEPLOYMENTS, HPAS, HTTP_ROUTES, PODS, SERVICES, VIRTUAL_SERVICES, Kind
+from canaryd.kube.kinds import (
+    CANARIES,
+    CONFIG_MAPS,
+    DEPLOYMENTS,
+    HPAS,
+    HTTP_ROUTES,
+    PODS,
+    SECRETS,
+    SERVICES,
+    VIRTUAL_SERVICES,
+    Kind,
+)
 from canaryd.permissions import missing_permissions
 from canaryd.policy import Canary
 
 Touch = Callable[[str, JSON | None, JSON | None], None]  # plural, old, new
 Place = tuple[str, str, str]  # plural, namespace, name
+
+FIRST_SIGHT = timedelta(seconds=2)  # a ConfigMap or Secret is waited for so long when it is first asked for
 
 _POD = re.compile(r"(.+)-[a-z0-9]+-[a-z0-9]{5}")  # of a Deployment: its name, the ReplicaSet's hash, the pod's own
 
@@ -36,10 +52,10 @@ class Watched:
         self.virtual_services = self._informer(VIRTUAL_SERVICES, without_details)
         self.http_routes = self._informer(HTTP_ROUTES, without_details)
         self.deployments = self._informer(DEPLOYMENTS, without_managed_fields)
-        self.pods = self._informer(PODS, trimmed_pod)
+        self.pods = self._informer(PODS, outline)
         self.services = self._informer(SERVICES, without_managed_fields)
         self.autoscalers = self._informer(HPAS, without_managed_fields)
-        self.contents = None
+        self.contents = Contents(client, touch)
         self._optional: tuple[tuple[Kind, Informer], ...] = (
             (VIRTUAL_SERVICES, self.virtual_services),
             (HTTP_ROUTES, self.http_routes),
@@ -67,6 +83,7 @@ class Watched:
     def stop(self) -> None:
         for informer in self._started:
             informer.stop()
+        self.contents.stop()
 
     def wait_synced(self, timeout: timedelta) -> bool:
         """True when everything that the cluster serves has been listed once."""
@@ -105,16 +122,87 @@ class Watched:
             return ()
 
 
+class Contents:
+    """Hashes of the ConfigMaps and Secrets that Canaries name; each is watched by itself, from when it is first asked.
+
+    Nothing of what they hold is kept but its SHA-256.
+    """
+
+    def __init__(self, client: KubeClient, touch: Touch) -> None:
+        self._client, self._touch = client, touch
+        self._informers: dict[Place, Informer] = {}
+        self._lock = threading.Lock()
+
+    def hashed(self, kind: Kind, namespace: str, name: str) -> str:
+        """Of what it holds now. Raises WorkloadError when it is not there or cannot be seen."""
+        informer = self._watching(kind, namespace, name)
+        if not informer.wait_synced(FIRST_SIGHT) or (trouble := informer.trouble()):
+            raise WorkloadError(f"{kind.kind} {namespace}/{name} cannot be seen: {informer.trouble() or trouble}")
+        found = informer.get(namespace, name)
+        if found is None:
+            raise WorkloadError(f"{kind.kind} {namespace}/{name} does not exist")
+        return str(found["hash"])
+
+    def _watching(self, kind: Kind, namespace: str, name: str) -> Informer:
+        at = kind.plural, namespace, name
+        with self._lock:
+            informer = self._informers.get(at)
+            if informer is None:
+                informer = self._informers[at] = Informer(
+                    self._client,
+                    kind,
+                    namespaces=(namespace,),
+                    fields=f"metadata.name={name}",
+                    keep=hashed_only,
+                    on_change=lambda old, new: self._touch(kind.plural, old, new),
+                )
+                informer.start()
+        return informer
+
+    def stop(self) -> None:
+        with self._lock:
+            for informer in self._informers.values():
+                informer.stop()
+
+
+def hashed_only(found: JSON) -> JSON:
+    """A ConfigMap or Secret without what it holds."""
+    held = json.dumps([found.get("data") or {}, found.get("binaryData") or {}], sort_keys=True)
+    metadata = {key: found["metadata"].get(key) for key in ("name", "namespace", "uid", "resourceVersion")}
+    return {"metadata": metadata, "hash": hashlib.sha256(held.encode()).hexdigest()}
+
+
+_POD_METADATA = (
+    *("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences"),
+    *("creationTimestamp", "deletionTimestamp"),
+)
+_POD_STATUS = ("phase", "startTime", "conditions", "containerStatuses", "initContainerStatuses")
+
+
+def outline(pod: JSON) -> JSON:
+    """What is looked at of a pod: about a tenth of it."""
+    metadata, spec, status = pod["metadata"], pod.get("spec") or {}, pod.get("status") or {}
+    inits = [{k: c[k] for k in ("name", "restartPolicy") if k in c} for c in spec.get("initContainers") or ()]
+    return {
+        "metadata": {key: metadata[key] for key in _POD_METADATA if key in metadata},
+        "spec": {"initContainers": inits} if inits else {},
+        "status": {key: status[key] for key in _POD_STATUS if key in status},
+    }
+
+
 def places(canary: Canary) -> Iterator[Place]:
     """The watched objects that matter to a Canary. Pods stand for the Deployment that made them."""
     namespace, spec = canary.metadata.namespace, canary.spec
     for name in spec.workloads.names:
         yield DEPLOYMENTS.plural, namespace, name
         yield PODS.plural, namespace, name
-    for ref in spec.route.istio.virtual_services if spec.route.istio else ():
-        yield VIRTUAL_SERVICES.plural, namespace, ref.name
-    for ref in spec.route.gateway_api.http_routes if spec.route.gateway_api else ():
-        yield HTTP_ROUTES.plural, namespace, ref.name
+    for ref in spec.workloads.deployment.config if spec.workloads.deployment else ():
+        plural = CONFIG_MAPS.plural if ref.config_map else SECRETS.plural
+        yield plural, namespace, ref.config_map or ref.secret or ""
+    for route in spec.route.istio.virtual_services if spec.route.istio else ():
+        yield VIRTUAL_SERVICES.plural, namespace, route.name
+    for route in spec.route.gateway_api.http_routes if spec.route.gateway_api else ():
+        yield HTTP_ROUTES.plural, namespace, route.name
 
 
 def place(plural: str, obj: JSON) -> Place:

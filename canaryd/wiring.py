@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from canaryd import adapters
 from canaryd.config import Settings
@@ -22,15 +23,26 @@ def metric_source(settings: Settings) -> MetricSource:
     if settings.metrics.source == "scrape":
         scrape = settings.metrics.scrape
         return cls(scrape.urls, timeout=scrape.timeout, prefix=scrape.prefix)
-    prometheus = settings.metrics.prometheus
-    return cls(
-        prometheus.url,
-        timeout=prometheus.timeout,
-        lag=prometheus.effective_lag,
-        settle=prometheus.scrape_interval,  # the last sample before an instant may be one scrape old
-        ca_file=prometheus.ca_file,
-        bearer_file=prometheus.bearer_token_file,
+    prometheus, in_cluster = settings.metrics.prometheus, settings.mode == "cluster"
+
+    def asking(url: str, **more: Any) -> MetricSource:
+        return cls(
+            url,
+            timeout=prometheus.timeout,
+            lag=prometheus.effective_lag,
+            settle=prometheus.scrape_interval,  # the last sample before an instant may be one scrape old
+            ca_file=prometheus.ca_file,
+            starts=not in_cluster,  # the cluster itself says when pods started
+            **more,
+        )
+
+    own = asking(prometheus.url, bearer_file=prometheus.bearer_token_file)
+    if not in_cluster:
+        return own
+    per_server: MetricSource = adapters.load(adapters.METRIC_SOURCES, "perServer")(
+        own, partial(asking, public_only=not prometheus.allow_local)
     )
+    return per_server
 
 
 def state_store(settings: Settings, root: Path) -> StateStore:
@@ -81,6 +93,6 @@ def cluster(settings: Settings, client: KubeClient, watched: Watched, store: Sta
         hooks=adapters.load(adapters.HOOKS, "runner")(),
         notifiers=(
             adapters.load(adapters.NOTIFIERS, "log")(),
-            adapters.load(adapters.NOTIFIERS, "kubernetesEvents")(client, watched.canaries),
+            adapters.load(adapters.NOTIFIERS, "events")(client, watched.canaries),
         ),
     )
