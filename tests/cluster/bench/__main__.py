@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from bench import Bench, netns, tools
@@ -19,7 +20,7 @@ from bench import Bench, netns, tools
 
 def main() -> int:
     """Exit status: 2 when there can be no bench here."""
-    layers = {
+    layers: dict[str, Callable[[Bench], object]] = {
         "control-plane": Bench.start_control_plane,
         "cluster": Bench.start_cluster,
         "mesh": Bench.start_mesh,
