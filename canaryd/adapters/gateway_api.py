@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable
 
 from canaryd.adapters.cluster_routes import ClusterRoutes, Meant, merged, namespace_of
-from canaryd.adapters.http_route import HttpRouteForm, Refusal, refusal
-from canaryd.adapters.route_splits import Arms, Target
+from canaryd.adapters.http_route import HttpRouteForm, Refusal, gateway_api_arms, refusal
 from canaryd.errors import RouteError
 from canaryd.kube.client import KubeClient
 from canaryd.kube.informer import Reader
 from canaryd.kube.kinds import HTTP_ROUTES
 from canaryd.model import RouteView
-from canaryd.policy import GatewayApi, Route
+from canaryd.policy import Route
 
 PATIENCE_S = 30.0  # controllers need a moment for a new generation, and for Services that have just been made
 
@@ -81,11 +80,3 @@ def _meant(canary: str, route: Route, stable: str, canary_workload: str) -> Mean
         raise RouteError("the route is no HTTPRoute")
     arms = gateway_api_arms(route.gateway_api, namespace_of(canary), stable, canary_workload)
     return Meant(canary, merged(route.gateway_api.http_routes), arms, canary_workload)
-
-
-def gateway_api_arms(given: GatewayApi, namespace: str, stable: str, canary: str) -> Arms:
-    """The Services of the two workloads, and the service itself. Without a name: `stable` and `canary`-canary."""
-    two = (Target(given.stable or stable), Target(given.canary or f"{canary}-canary"))
-    if two[0] == two[1]:
-        raise RouteError(f"stable and canary are both {two[0]}; nothing can be split")
-    return Arms(namespace, *two, service=Target(canary))

@@ -11,8 +11,17 @@ from dataclasses import dataclass
 from canaryd.adapters.route_splits import Arms, Place, Target
 from canaryd.adapters.route_stamps import JSON, dicts
 from canaryd.errors import RouteError
+from canaryd.policy import GatewayApi
 
 SECTION, FIELD = "rules", "backendRefs"
+
+
+def gateway_api_arms(given: GatewayApi, namespace: str, stable: str, canary: str) -> Arms:
+    """The Services of the two workloads, and the service itself. Without a name: `stable` and `canary`-canary."""
+    two = (Target(given.stable or stable), Target(given.canary or f"{canary}-canary"))
+    if two[0] == two[1]:
+        raise RouteError(f"stable and canary are both {two[0]}; nothing can be split")
+    return Arms(namespace, *two, service=Target(canary))
 
 
 @dataclass(frozen=True, slots=True)

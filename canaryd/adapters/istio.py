@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable
 
 from canaryd.adapters.cluster_routes import ClusterRoutes, Meant, merged, namespace_of
-from canaryd.adapters.route_splits import Arms, Target
-from canaryd.adapters.virtual_service import VirtualServiceForm, foreign_namespace, full_host
+from canaryd.adapters.virtual_service import VirtualServiceForm, istio_arms
 from canaryd.errors import RouteError
 from canaryd.kube.client import KubeClient
 from canaryd.kube.informer import Reader
 from canaryd.kube.kinds import VIRTUAL_SERVICES
 from canaryd.model import RouteView
-from canaryd.policy import Destination, Istio, Route
+from canaryd.policy import Route
 
 
 class IstioRouter:
@@ -62,26 +61,3 @@ class IstioRouter:
         namespace = namespace_of(canary)
         arms = istio_arms(route.istio, namespace, stable, canary_workload, self._domain)
         return Meant(canary, merged(route.istio.virtual_services), arms, canary_workload)
-
-
-def istio_arms(istio: Istio, namespace: str, stable: str, canary: str, domain: str = "cluster.local") -> Arms:
-    """What routes of the namespace name the two workloads and the service itself by.
-
-    Without a host: the Services `stable` and `canary`-canary; with a subset alone: that subset of the service itself.
-    Raises RouteError for a host in another namespace.
-    """
-
-    def target(given: Destination, default: str, key: str) -> Target:
-        host = given.host or (canary if given.subset else default)
-        if other := foreign_namespace(host, namespace):
-            raise RouteError(
-                f'spec.route.istio.{key}.host: "{host}" is in namespace {other}; '
-                f"a Canary routes only in its own, {namespace}"
-            )
-        return Target(full_host(host, namespace, domain), given.subset)
-
-    two = (target(istio.stable, stable, "stable"), target(istio.canary, f"{canary}-canary", "canary"))
-    if two[0] == two[1]:
-        raise RouteError(f"stable and canary are both {two[0]}; nothing can be split")
-    both = two[0].host if two[0].host == two[1].host else full_host(canary, namespace, domain)
-    return Arms(namespace, *two, service=Target(both))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from canaryd.adapters.route_splits import Arms, Place, Role, Target
 from canaryd.adapters.route_stamps import JSON, dicts
 from canaryd.errors import RouteError
+from canaryd.policy import Destination, Istio
 
 SECTION, FIELD = "http", "route"
 
@@ -34,6 +35,29 @@ def foreign_namespace(host: str, namespace: str) -> str:
     if len(labels) == 2 or labels[2:3] == ["svc"]:
         return labels[1] if labels[1] != namespace else ""
     return ""
+
+
+def istio_arms(istio: Istio, namespace: str, stable: str, canary: str, domain: str = "cluster.local") -> Arms:
+    """What routes of the namespace name the two workloads and the service itself by.
+
+    Without a host: the Services `stable` and `canary`-canary; with a subset alone: that subset of the service itself.
+    Raises RouteError for a host in another namespace.
+    """
+
+    def target(given: Destination, default: str, key: str) -> Target:
+        host = given.host or (canary if given.subset else default)
+        if other := foreign_namespace(host, namespace):
+            raise RouteError(
+                f'spec.route.istio.{key}.host: "{host}" is in namespace {other}; '
+                f"a Canary routes only in its own, {namespace}"
+            )
+        return Target(full_host(host, namespace, domain), given.subset)
+
+    two = (target(istio.stable, stable, "stable"), target(istio.canary, f"{canary}-canary", "canary"))
+    if two[0] == two[1]:
+        raise RouteError(f"stable and canary are both {two[0]}; nothing can be split")
+    both = two[0].host if two[0].host == two[1].host else full_host(canary, namespace, domain)
+    return Arms(namespace, *two, service=Target(both))
 
 
 @dataclass(frozen=True, slots=True)
