@@ -24,6 +24,7 @@ WORKLOADS: Mapping[str, str] = {
     "pools": "canaryd.adapters.pools:PoolWorkloads",
 }
 STATE_STORES: Mapping[str, str] = {
+    "kubernetes": "canaryd.adapters.kubernetes_store:KubernetesStore",
     "memory": "canaryd.adapters.memory:MemoryStore",
     "sqlite": "canaryd.adapters.sqlite_store:SqliteStore",
 }
@@ -32,6 +33,7 @@ HOOKS: Mapping[str, str] = {
     "runner": "canaryd.adapters.hooks:HookRunner",
 }
 NOTIFIERS: Mapping[str, str] = {
+    "events": "canaryd.adapters.kubernetes_events:KubernetesEvents",
     "log": "canaryd.adapters.log:LogNotifier",
     "memory": "canaryd.adapters.memory:MemoryNotifier",
 }

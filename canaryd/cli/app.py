@@ -47,6 +47,7 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "null_simulation",
         "Check by simulation how often good canaries are rolled back.",
     ),
+    "manifests": ("manifests", "manifests", "Print what a cluster needs."),
     "health": ("health", "health", "Ask a running canaryd whether it is well."),
     "completion": ("completion", "completion", "Print a script that completes commands, options and canary names."),
     "help": ("help", "show_help", "Help on a command or a topic, such as exit-codes or kubernetes."),

@@ -242,9 +242,7 @@ def main(arguments: list[str]) -> int:
         print(f"cluster-tools: nothing to build ({version}, {cache()})")
         return 0
     minutes = sum(program.minutes for tools in missing for program in tools.programs)
-    say(
-        f"{len(missing)} of {len(wanted)} sets to build, up to {minutes:.0f} min with cold caches on 2 cores; into {cache()}"
-    )
+    say(f"{len(missing)} of {len(wanted)} sets to build, up to {minutes:.0f} min with cold caches; into {cache()}")
     try:
         for tools in missing:
             build(tools, version)
