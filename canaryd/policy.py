@@ -635,13 +635,20 @@ class EnvoyFile(Document):
     )
 
 
+def _as_tuple(value: object) -> object:
+    """Below a list that was expanded, a list is no longer JSON, which alone may stand for a tuple."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 class RouteRef(Document):
     """One VirtualService or HTTPRoute of the Canary's namespace."""
 
     name: ObjectName = Field(description="its name; each once")
-    routes: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=50)] = Field(
-        default=(), description="names of the routes in it; empty: every route that has both destinations"
-    )
+    routes: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=253)], ...],
+        BeforeValidator(_as_tuple),
+        Field(max_length=50),
+    ] = Field(default=(), description="names of the routes in it; empty: every route that has both destinations")
 
 
 def _expand_refs(value: object) -> object:

@@ -117,7 +117,9 @@ class Watched:
         """Each verb that canaryd needs and may not use; empty when the API server does not answer."""
         namespaces = self._settings.namespaces or sorted({c["metadata"]["namespace"] for c in self.canaries.items()})
         try:
-            return missing_permissions(self._client, namespaces, own=self._client.namespace)
+            return missing_permissions(
+                self._client, namespaces, own=self._settings.lease.namespace or self._client.namespace
+            )
         except KubeError:
             return ()
 
