@@ -13,7 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench import Bench, netns, tools
+from bench import Bench, BenchPrometheus, netns
+from bench.bench import obstacle
+from bench.prometheus import BUILT, DEBIAN
 
 HERE = Path(__file__).resolve().parent
 ALONE = "tests/cluster is a run of its own: `make test-cluster`, or pytest with nothing but paths inside tests/cluster"
@@ -37,11 +39,7 @@ def _obstacle(config: pytest.Config) -> str | None:
     paths = [Path(config.invocation_params.dir, argument.split("::")[0]).resolve() for argument in config.args]
     if not all(path == HERE or HERE in path.parents for path in paths):
         return ALONE
-    try:
-        tools.find()
-    except tools.ToolsError as e:
-        return str(e)
-    return netns.obstacle() if netns.INSIDE not in os.environ else None
+    return obstacle()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -53,17 +51,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture: skip, or fail where CI=true."""
-    if (obstacle := _obstacle(item.config)) is not None:
+    if (reason := _obstacle(item.config)) is not None:
         if os.environ.get("CI") == "true":
-            pytest.fail(obstacle, pytrace=False)
-        pytest.skip(obstacle)
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """One loud line when the bench could not be used."""
-    if (obstacle := _obstacle(config)) is not None:
+    if (reason := _obstacle(config)) is not None:
         verdict = "FAILED" if os.environ.get("CI") == "true" else "DID NOT RUN"
-        terminalreporter.write_line(f"!!! the tests of the cluster {verdict}: {obstacle}", red=True, bold=True)
+        terminalreporter.write_line(f"!!! the tests of the cluster {verdict}: {reason}", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +76,29 @@ def control_plane(bench: Bench) -> Bench:
     """etcd and kube-apiserver with the definitions of Istio and the Gateway API."""
     bench.start_control_plane()
     return bench
+
+
+@pytest.fixture(scope="session")
+def cluster(control_plane: Bench) -> Bench:
+    """The control plane with controllers, a scheduler, a node, and pods that answer on their addresses."""
+    control_plane.start_cluster()
+    return control_plane
+
+
+@pytest.fixture(scope="session")
+def mesh(cluster: Bench) -> Bench:
+    """The cluster with istiod, and Envoy as its gateway on 127.0.0.1:18080."""
+    cluster.start_mesh()
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def prometheus(mesh: Bench) -> BenchPrometheus:
+    """Prometheus 3.16, which scrapes the mesh every 2 s."""
+    return mesh.start_prometheus(BUILT)
+
+
+@pytest.fixture(scope="session")
+def old_prometheus(mesh: Bench) -> BenchPrometheus:
+    """Debian's Prometheus 2.42, beside the other."""
+    return mesh.start_prometheus(DEBIAN)
