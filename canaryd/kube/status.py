@@ -49,8 +49,8 @@ def held(status: Any) -> Held:
     answered = status.get("answered", [])
     if not isinstance(answered, list) or not all(isinstance(m, str) for m in answered):
         raise StoreError("status.answered: expected a list of texts")
-    state = _named("status.state", unpack_state, status["state"], version) if version else None
     chest = _named("status.records", unpack_chest, status["records"]) if "records" in status else Chest()
+    state = _named("status.state", unpack_state, status["state"], version, chest) if version else None
     return Held(version, state, chest, tuple(answered))
 
 
