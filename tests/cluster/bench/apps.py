@@ -81,10 +81,12 @@ class App:
         """Wait as `kubectl rollout status` does: all replicas are of the present template and available."""
         wait_until(lambda: is_rolled_out(self.deployment()), f"{self.name} to be rolled out", timeout, every=0.2)
 
-    def delete(self) -> None:
-        """Delete its objects and wait until its pods are gone."""
+    def delete(self, *, wait: bool = False) -> None:
+        """Delete its objects; with `wait`, return when its pods are gone, some seconds later."""
         for resource in ("virtualservices", "services", "deployments"):
             self._admin.delete(resource, self.name, self.namespace)
+        if not wait:
+            return
 
         def gone() -> bool:
             return not self._admin.list("pods", self.namespace, f"app={self.name}")

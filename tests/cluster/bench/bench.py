@@ -18,7 +18,7 @@ from bench.client import Client
 from bench.cluster import Cluster
 from bench.control_plane import ControlPlane
 from bench.load import Load
-from bench.mesh import GATEWAY, GATEWAY_PORT, Mesh
+from bench.mesh import GATEWAY_API_PORT, GATEWAY_PORT, Mesh
 from bench.prometheus import BUILT, BenchPrometheus
 from canaryd.demo.processes import LabError, Nursery
 
@@ -126,5 +126,5 @@ class Bench:
 
     def load(self, rps: float, *hosts: str, gateway_api: bool = False) -> Load:
         """Live load on the gateway, in turns on `hosts` ("api.shop.svc.cluster.local"); it runs when this returns."""
-        where = (GATEWAY, GATEWAY_PORT + 1) if gateway_api else ("127.0.0.1", GATEWAY_PORT)
-        return Load(self.nursery, f"load-{next(self._loads)}", rps, hosts, *where)
+        port = GATEWAY_API_PORT if gateway_api else GATEWAY_PORT
+        return Load(self.nursery, f"load-{next(self._loads)}", rps, hosts, "127.0.0.1", port)

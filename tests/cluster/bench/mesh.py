@@ -17,6 +17,7 @@ from canaryd.demo.processes import Child, LabError, Nursery, await_ready
 
 GATEWAY = "10.244.0.2"  # the gateway's own address: Kubernetes refuses loopback as an endpoint
 GATEWAY_PORT = 18080
+GATEWAY_API_PORT = 18090
 ADMIN_PORT = 19000
 XDS_PORT = 15010
 BUCKETS_MS = (0.5, 1, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10000, 30000, 60000)
@@ -205,14 +206,17 @@ def statistics_filter() -> dict[str, Any]:
 
 
 def gateway_api() -> list[dict[str, Any]]:
-    """The same Envoy as the Gateway "web" of the Gateway API, on the next port: a parentRef for HTTPRoutes."""
-    port = {"name": "web", "port": GATEWAY_PORT + 1, "protocol": "TCP"}
+    """The same Envoy as the Gateway "web" of the Gateway API, on a port of its own: a parentRef for HTTPRoutes.
+
+    istiod knows which Envoy is meant by the Service that selects its labels.
+    """
+    port = {"name": "web", "port": GATEWAY_API_PORT, "protocol": "TCP"}
     return [
         {
             "apiVersion": "v1",
             "kind": "Service",
             "metadata": {"name": "gw", "namespace": "shop"},
-            "spec": {"ports": [{**port, "targetPort": GATEWAY_PORT + 1}]},
+            "spec": {"selector": {"app": "gw"}, "ports": [{**port, "targetPort": GATEWAY_API_PORT}]},
         },
         {
             "apiVersion": "discovery.k8s.io/v1",
@@ -229,7 +233,7 @@ def gateway_api() -> list[dict[str, Any]]:
             "spec": {
                 "gatewayClassName": "istio",
                 "addresses": [{"type": "Hostname", "value": "gw.shop.svc.cluster.local"}],
-                "listeners": [{"name": "web", "port": GATEWAY_PORT + 1, "protocol": "HTTP"}],
+                "listeners": [{"name": "web", "port": GATEWAY_API_PORT, "protocol": "HTTP"}],
             },
         },
     ]

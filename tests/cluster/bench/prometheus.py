@@ -1,4 +1,4 @@
-"""A real Prometheus that finds the pods by itself and scrapes the gateway: 3.16 built from Go, or the one on PATH.
+"""A real Prometheus that scrapes the pods and the gateway: 3.16 built from Go, or the one on PATH.
 
 Versions run side by side on ports of their own. Port and data stay over restarts, so to its clients a restart is an
 outage.
@@ -14,6 +14,7 @@ from typing import Any
 
 import requests
 
+from bench.cluster import TARGETS
 from bench.control_plane import PATIENCE, ControlPlane
 from bench.mesh import ADMIN_PORT
 from canaryd.demo.processes import Child, LabError, Nursery, await_ready
@@ -97,6 +98,13 @@ class BenchPrometheus:
         rows: list[dict[str, Any]] = decoded["data"]["result"]
         return rows
 
+    def build(self) -> str:
+        """Its own version, such as "3.16.0"."""
+        with requests.Session() as session:
+            session.trust_env = False
+            answer = session.get(f"{self.url}/api/v1/status/buildinfo", timeout=30)
+        return str(answer.json()["data"]["version"])
+
     def total(self, expression: str) -> float:
         """The sum over the vector; 0 when it is empty."""
         return sum(float(row["value"][1]) for row in self.query(expression))
@@ -108,7 +116,11 @@ class BenchPrometheus:
             "scrape_timeout": self._scrape,
             "evaluation_interval": self._scrape,
         }
-        return {"global": interval, "scrape_configs": [_pods(self._kubeconfig), _gateway()], **files}
+        if self.version == BUILT:
+            pods = _discovered_pods(self._kubeconfig)
+        else:
+            pods = _listed_pods(self._directory.parent / TARGETS)
+        return {"global": interval, "scrape_configs": [pods, _gateway()], **files}
 
 
 def debian() -> Path:
@@ -119,7 +131,7 @@ def debian() -> Path:
     return Path(found)
 
 
-def _pods(kubeconfig: Path) -> dict[str, Any]:
+def _discovered_pods(kubeconfig: Path) -> dict[str, Any]:
     pod = "__meta_kubernetes_pod_"
     return {
         "job_name": "pods",
@@ -135,13 +147,22 @@ def _pods(kubeconfig: Path) -> dict[str, Any]:
     }
 
 
+def _listed_pods(targets: Path) -> dict[str, Any]:
+    """The same pods from a file: Debian's Prometheus is built without the discovery of Kubernetes."""
+    return {
+        "job_name": "pods",
+        "metrics_path": "/stats/prometheus",
+        "file_sd_configs": [{"files": [str(targets)]}],
+    }
+
+
 def _gateway() -> dict[str, Any]:
     """What Envoy counted, under Istio's names and labels; "unknown" where no upstream was picked."""
 
     def take(source: str, expression: str, label: str, group: str) -> dict[str, Any]:
         return {"source_labels": [source], "regex": expression, "target_label": label, "replacement": group}
 
-    cluster, workload = r"outbound\|\d+\|[^|]*\|(([^.|]+)\.([^.|]+)\..*)", "([^;]+);([^;]+);([^;]*);([^;]*);.*"
+    cluster, workload = r"outbound\|\d+\|[^|]*\|(([^.|]+)\.([^.|]+)\.[^;]*);?", "([^;]+);([^;]+);([^;]*);([^;]*);.*"
     taken = [
         take("upstream_cluster", cluster, "destination_service", "$1"),
         take("upstream_cluster", cluster, "destination_service_name", "$2"),
@@ -150,6 +171,7 @@ def _gateway() -> dict[str, Any]:
         take("upstream_workload", workload, "destination_workload_namespace", "$2"),
         take("upstream_workload", workload, "destination_canonical_service", "$3"),
         take("upstream_workload", workload, "destination_canonical_revision", "$4"),
+        take("upstream_workload", "[^;]+;[^;]+;[^;]*;;.*", "destination_canonical_revision", "latest"),
     ]
     unknown = [{"target_label": rule["target_label"], "replacement": "unknown"} for rule in taken]
     return {
