@@ -572,6 +572,7 @@ def status_schema() -> Schema:
             "items": {"type": "string", "maxLength": 64},
             "x-kubernetes-list-type": "atomic",
         },
+        "owed": _whole("Decisions that people have not been told yet."),
         "version": _whole(_OPAQUE),
         "state": _said(_OPAQUE, _LARGEST),
         "records": _said(_OPAQUE, _LARGEST),
