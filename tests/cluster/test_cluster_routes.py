@@ -349,7 +349,8 @@ def test_a_policy_that_refuses_the_write_is_told_in_its_own_words(control_plane:
         }
     ]
     kind = {"apiVersion": "admissionregistration.k8s.io/v1", "metadata": {"name": name}}
-    few = "!has(object.spec.http) || object.spec.http.all(h, !has(h.route) || h.route.all(r, !has(r.weight) || r.weight != 77))"
+    weights = "!has(h.route) || h.route.all(r, !has(r.weight) || r.weight != 77)"
+    few = f"!has(object.spec.http) || object.spec.http.all(h, {weights})"
     checks = [{"expression": few, "message": "77 is not our number"}]
     policy = {"matchConstraints": {"resourceRules": rules}, "validations": checks}
     binding = {"policyName": name, "validationActions": ["Deny"]}
