@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from bench import Bench, netns, tools
+from deployments_rig import eyes, rig  # noqa: F401  # fixtures
 
 HERE = Path(__file__).resolve().parent
 ALONE = "tests/cluster is a run of its own: `make test-cluster`, or pytest with nothing but paths inside tests/cluster"
