@@ -800,12 +800,23 @@ class ErrorSource(Document):
     recorded_durations: MetricName = Field(
         default="canaryd:request_duration_ms_bucket:pod", description="likewise, without codes 0 and 429"
     )
+    recorded_unreached: MetricName = Field(
+        default="canaryd:unreached_total:pod",
+        description="requests that never reached a pod, as their clients report them, recorded per client",
+    )
 
 
 class PrometheusRef(Document):
     """A Prometheus of the service's own. It is asked apart from all others, so that a slow one delays nobody else."""
 
     url: Url = Field(description="without /api/v1")
+
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if "?" in value or "#" in value:
+            raise ValueError('must have no "?" and no "#"; write the address as far as /api/v1')
+        return value
 
 
 # ── the document ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -980,8 +991,8 @@ class Metadata(Document):
     namespace: Name = "default"
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
     annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
-    uid: Annotated[str, Field(max_length=64)] = Field(default="", description="set by the cluster")
-    generation: int = Field(default=0, ge=0, description="set by the cluster")
+    uid: Annotated[str, Field(max_length=64)] | None = None
+    generation: Annotated[int, Field(ge=0)] | None = None
 
 
 class Canary(Document):

@@ -5,15 +5,21 @@ One `Bench` for each process, inside its network namespace; leaving it ends ever
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-from bench import netns, tools
+from bench import apps, netns, tools
+from bench.apps import App
 from bench.audit import Audit
 from bench.client import Client
+from bench.cluster import Cluster
 from bench.control_plane import ControlPlane
+from bench.load import Load
+from bench.mesh import GATEWAY_API_PORT, GATEWAY_PORT, Mesh
+from bench.prometheus import BUILT, BenchPrometheus
 from canaryd.demo.processes import LabError, Nursery
 
 
@@ -27,6 +33,10 @@ class Bench:
         self.tools = tools.find()
         self.nursery = Nursery(self.directory / "logs")
         self.plane = ControlPlane(self.nursery, self.tools, self.directory)
+        self.cluster = Cluster(self.nursery, self.tools, self.plane)
+        self.mesh = Mesh(self.nursery, self.tools, self.plane)
+        self._prometheus: dict[str, BenchPrometheus] = {}
+        self._loads = itertools.count(1)
         self._up: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -46,6 +56,27 @@ class Bench:
         """etcd, kube-apiserver, resource definitions of Istio and the Gateway API, namespaces, ServiceAccounts."""
         if self._first("control plane"):
             self.plane.start()
+
+    def start_cluster(self) -> None:
+        """Controllers, scheduler, a node, and the pod server."""
+        self.start_control_plane()
+        if self._first("cluster"):
+            self.cluster.start()
+
+    def start_mesh(self) -> None:
+        """istiod, and Envoy as its gateway."""
+        self.start_cluster()
+        if self._first("mesh"):
+            self.mesh.start()
+
+    def start_prometheus(self, version: str = BUILT, scrape: str = "2s", rules: str | None = None) -> BenchPrometheus:
+        """A server of this version ("3.16", "2.42"), started once; `scrape` and `rules` count the first time only."""
+        self.start_mesh()
+        if version not in self._prometheus:
+            server = BenchPrometheus(self.nursery, self.tools, self.plane, version, scrape, rules)
+            server.start()
+            self._prometheus[version] = server
+        return self._prometheus[version]
 
     def _first(self, layer: str) -> bool:
         if layer in self._up:
@@ -69,3 +100,31 @@ class Bench:
         self, *arguments: str, identity: str = "admin", stdin: str | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         return self.plane.kubectl(*arguments, identity=identity, stdin=stdin, check=check)
+
+    def app(
+        self, name: str, image: str = "demo/app:v1", replicas: int = 3, namespace: str = "shop", **labels: str
+    ) -> App:
+        """An app that is rolled out: Deployment, Service and (with the mesh up) VirtualService, all called `name`."""
+        made = self.start_app(name, image, replicas, namespace, **labels)
+        made.await_available()
+        return made
+
+    def start_app(
+        self, name: str, image: str = "demo/app:v1", replicas: int = 3, namespace: str = "shop", **labels: str
+    ) -> App:
+        """`app` without waiting: for images that never get available."""
+        manifests = [apps.deployment(name, image, replicas, namespace, **labels), apps.service(name, namespace)]
+        if "mesh" in self._up:
+            manifests.append(apps.virtual_service(name, namespace))
+        for manifest in manifests:
+            apps.create_or_apply(self.client(), manifest)
+        return self.existing_app(name, namespace)
+
+    def existing_app(self, name: str, namespace: str = "shop") -> App:
+        """A handle for a Deployment that is there."""
+        return App(self.client(), name, namespace)
+
+    def load(self, rps: float, *hosts: str, gateway_api: bool = False) -> Load:
+        """Live load on the gateway, in turns on `hosts` ("api.shop.svc.cluster.local"); it runs when this returns."""
+        port = GATEWAY_API_PORT if gateway_api else GATEWAY_PORT
+        return Load(self.nursery, f"load-{next(self._loads)}", rps, hosts, "127.0.0.1", port)

@@ -1,4 +1,4 @@
-"""A real etcd and a real kube-apiserver, with Istio's and the Gateway API's resource definitions, and ways to hurt them.
+"""A real etcd and kube-apiserver, with the resource definitions of Istio and the Gateway API, and ways to hurt them.
 
 Must be started inside the bench's network namespace (netns.py): ports and addresses are fixed.
 """
@@ -249,7 +249,7 @@ class ControlPlane:
         ]
 
 
-class _Loader(yaml.CSafeLoader):
+class _Loader(yaml.CSafeLoader):  # type: ignore[misc]  # yaml has no types here
     """Takes `=` for a plain word, as the operator's definitions mean it."""
 
 
