@@ -149,7 +149,7 @@ def right_documents(draw: st.DrawFn) -> dict[str, Any]:
             onInconclusive=st.sampled_from(["hold", "rollback", "promote"]),
             onBlind=st.sampled_from(["hold", "rollback"]),
             source=given({}, requests=st.sampled_from(["a:b_c", "requests_total"])),
-            prometheus=given({"url": st.sampled_from(["http://a", "https://b.c:9/d?e=f#g"])}),
+            prometheus=given({"url": st.sampled_from(["http://a", "https://b.c:9/d"])}),
         )
     )
     spans = {"interval": interval, "blindDeadline": deadline}
@@ -213,6 +213,7 @@ def full(route: str = "istio") -> dict[str, Any]:
             "durations": "a_bucket",
             "recordedRequests": "b:c",
             "recordedDurations": "b:d",
+            "recordedUnreached": "b:e",
         },
         "prometheus": {"url": "http://prometheus.monitoring:9090"},
     }
@@ -450,7 +451,16 @@ def _misfits() -> Iterator[Wrong]:
     for function in ("rate(a[1m])", "sum(increase (a[5m]))", "irate(a[1m])", "delta(a[1m])", "idelta(a[1m])"):
         for part in ("failures", "total"):
             yield made(f"{part} {function}", (*spec, "metrics", 3, part, "canary"), function, part)
-    for url in ("ftp://a", "http://", "http://user:word@a", "prometheus:9090", "http://a b", "javascript:alert(1)"):
+    for url in (
+        "ftp://a",
+        "http://",
+        "http://user:word@a",
+        "prometheus:9090",
+        "http://a b",
+        "javascript:alert(1)",
+        "http://a/?b=c",
+        "http://a#b",
+    ):
         yield made(f"url {url}", (*spec, "prometheus", "url"), url, "url")
     for name in ("a.b", "a" * 64):
         yield Wrong(f"named {name}", changed(whole, ("metadata", "name"), name), "name")
