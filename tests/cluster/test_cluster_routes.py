@@ -124,7 +124,7 @@ def unchanged(obj: Object) -> Object:
     notes = {k: v for k, v in metadata.pop("annotations", {}).items() if k not in (STAMP, ADOPTED)}
     for route in obj["spec"]["http"]:
         entries = route.get("route", [])
-        if OURS == {e["destination"]["host"].split(".")[0] for e in entries}:
+        if {e["destination"]["host"].split(".")[0] for e in entries} == OURS:
             for entry in entries:
                 entry.pop("weight", None)
     return {**obj, "annotations": notes}
