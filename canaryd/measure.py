@@ -89,13 +89,13 @@ class Measurer:
                 case.unseen = case.unseen or str(e)
         asked = {q.canary: q for q in queries}
         for case in cases:
-            query = asked.get(case.canary.name)
+            query = asked.get(case.canary.key)
             if query is not None:
                 case.measured = True
-                self._take(case, query, answers.get(case.canary.name))
+                self._take(case, query, answers.get(case.canary.key))
             elif case.unseen:
                 case.measured = True
-        begun = [(c, asked[c.canary.name]) for c in cases if c.readings and c.state.evidence is None]
+        begun = [(c, asked[c.canary.key]) for c in cases if c.readings and c.state.evidence is None]
         if self.source.remembers:
             self._look_back([(c, q) for c, q in begun if c.canary.spec.history])
         self._believe([c for c in cases if c.measured])
@@ -124,7 +124,7 @@ class Measurer:
             points = (first, *(first + i * spec.interval for i in steps))
         services = services_of(case.canary)
         return CountsQuery(
-            canary=case.canary.name,
+            canary=case.canary.key,
             namespace=case.canary.metadata.namespace,
             stable=state.stable,
             canary_workload=state.canary,
@@ -165,7 +165,7 @@ class Measurer:
 
         Without them the comparison is only more careful, so a source that cannot answer makes nobody blind.
         """
-        asked = {case.canary.name: _hourly(case, query) for case, query in begun}
+        asked = {case.canary.key: _hourly(case, query) for case, query in begun}
         try:
             answers = self.source.read(list(asked.values())) if asked else {}
         except SourceError as e:
@@ -173,7 +173,7 @@ class Measurer:
                 case.note = case.note or f"the past could not be read: {e}"
             return
         for case, _ in begun:
-            answer, classes = answers.get(case.canary.name), counts.Classes.of(case.canary.spec)
+            answer, classes = answers.get(case.canary.key), counts.Classes.of(case.canary.spec)
             if answer is not None and answer.failed:
                 case.note = case.note or f"the past could not be read: {answer.failed}"
             readings = answer.readings if answer is not None else ()
@@ -192,7 +192,7 @@ class Measurer:
                     self._believe([case])
                 return
             (case,) = cases
-            log.exception("defect", canary=case.canary.name)
+            log.exception("defect", canary=case.canary.key)
             case.unseen, case.evidence, case.scored = f"defect: {type(e).__name__}: {e}", None, timedelta(0)
             self.judge(cases)
 

@@ -169,11 +169,14 @@ class Workloads(Protocol):
         """
         ...
 
-    def restore(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> str:
+    def restore(
+        self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
+    ) -> str:
         """Bring back the plain workload when a Canary is deleted, step by step: what is waited for, "" when done.
 
-        Called again and again, first until the plain workload could take all traffic ("" once), and after the route
-        was restored again with the same meaning until nothing of canaryd's is left. Raises WorkloadError.
+        Called again and again, first until the plain workload could take all traffic, and with `rerouted`, when the
+        route sends everything to it and has settled, until nothing of canaryd's is left. Without `rerouted` nothing
+        that may have traffic is ever taken away. Raises WorkloadError.
         """
         ...
 

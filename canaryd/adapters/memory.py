@@ -392,6 +392,8 @@ class MemoryRouter(_Breakable):
             split = self._routes.get(canary)
             if split is None or not split.plain or len(split.weights) == 1:
                 return False
+            if split.version > version:
+                raise FenceError(f"{canary}: the route carries state version {split.version}, newer than {version}")
             self._routes[canary] = _Split({split.plain: 100}, plain=split.plain)
             return True
 
@@ -466,8 +468,12 @@ class MemoryWorkloads(_Breakable):
                 self._views[canary.key] = replace(self._view(canary.key), stable_revision=state.revision)
             return replace(found, id=hook.id)
 
-    def restore(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> str:
-        return ""
+    def restore(
+        self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
+    ) -> str:
+        with self._lock:
+            self._check()
+            return ""
 
     def _view(self, canary: str) -> WorkloadView:
         return self._views.get(canary, WorkloadView(ready=True))

@@ -54,7 +54,9 @@ class PoolWorkloads:
         """Pools swap their roles, or a hook upgrades them."""
         return replace(hook, status=HookStatus.FAILED, detail="pools are upgraded by an afterPromotion hook")
 
-    def restore(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> str:
+    def restore(
+        self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
+    ) -> str:
         """Nothing was changed."""
         return ""
 
