@@ -200,8 +200,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     reconcile(
         "the route is not stamped with the version",
-        "version=stored.version,\n            )",
-        "version=0,\n            )",
+        "state.weight, version=stored.version)",
+        "state.weight, version=0)",
     ),
     reconcile(
         "a writer that is shut out goes on",
