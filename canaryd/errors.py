@@ -9,6 +9,16 @@ CanarydError
 ├── StoreError              state could not be read or written (disk full, file damaged); nothing was changed
 │   └── ConflictError       somebody saved first; nothing was changed, look again
 ├── LeaderError             another daemon holds the state; says who
+├── KubeError               the Kubernetes API server refused or failed; says the verb, the resource and the place
+│   ├── KubeNotFoundError       there is no such object, or the server does not serve its kind
+│   ├── KubeConflictError       somebody wrote first, or a `test` of a JSON patch did not hold; nothing was changed
+│   ├── KubeExistsError         an object of that name is there already
+│   ├── KubeForbiddenError      RBAC or an admission rule says no
+│   ├── KubeInvalidError        the object is refused by its schema
+│   ├── KubeGoneError           that version of the list is no longer kept: list again
+│   ├── KubeBusyError           too many requests; `retry_after` says when to come again
+│   ├── KubeUnauthorizedError   the server does not know who we are: an expired or a wrong token
+│   └── KubeUnreachableError    no answer: refused, timed out, cut, TLS, no such name
 ├── OverrideError           what a person asked for is refused; says why
 └── NotifyError             a notification was not delivered; it stays owed
 """
@@ -78,3 +88,50 @@ class OverrideError(CanarydError):
 
 class NotifyError(CanarydError):
     """A notification was not delivered; it stays owed."""
+
+
+class KubeError(CanarydError):
+    """The Kubernetes API server refused or failed. The text names verb, resource and place, and never a credential."""
+
+    def __init__(self, message: str, *, status: int = 0, reason: str = "", retry_after: float | None = None) -> None:
+        """`status` is the HTTP status, 0 without an answer; `reason` the server's word; `retry_after` in seconds."""
+        self.status = status
+        self.reason = reason
+        self.retry_after = retry_after
+        super().__init__(message)
+
+
+class KubeNotFoundError(KubeError):
+    """There is no such object, or the server does not serve its kind."""
+
+
+class KubeConflictError(KubeError):
+    """Somebody wrote first, or a `test` of a JSON patch did not hold. Nothing was changed; read again."""
+
+
+class KubeExistsError(KubeError):
+    """An object of that name is there already. Nothing was changed."""
+
+
+class KubeForbiddenError(KubeError):
+    """RBAC or an admission rule says no. Nothing was changed."""
+
+
+class KubeInvalidError(KubeError):
+    """The object is refused by its schema. Nothing was changed."""
+
+
+class KubeGoneError(KubeError):
+    """That version of the list is no longer kept: list again."""
+
+
+class KubeBusyError(KubeError):
+    """Too many requests; nothing was done. `retry_after` says when to come again, where the server said so."""
+
+
+class KubeUnauthorizedError(KubeError):
+    """The server does not know who we are: an expired or a wrong token. Nothing was done."""
+
+
+class KubeUnreachableError(KubeError):
+    """No complete answer came. What a write has done is then unknown unless the text says that it was never sent."""
