@@ -73,8 +73,8 @@ class CounterKey(NamedTuple):
 
     arm: Arm
     exporter: str  # the process that keeps the counter; all its counters are reset together
-    pod: str  # the unit that served the requests
-    name: str  # "requests", "bucket", "query:<metric>:failures", "query:<metric>:total" or "gauge:<metric>"
+    pod: str  # the unit that served the requests; "" for "unreached": no pod did
+    name: str  # "requests", "unreached", "bucket", "query:<metric>:failures", "query:<metric>:total", "gauge:<metric>"
     code: str  # HTTP response code, "" for buckets
     flags: str  # Envoy response flags such as "UF" or "DC", "-" or "" when there are none; "" for buckets
     grpc: str  # gRPC status, "" when the request was not gRPC; "" for buckets
@@ -98,6 +98,7 @@ class ArmCounts:
     failures: float = 0.0  # of those requests
     young_requests: float = 0.0  # served by pods still warming up; included in `requests` and `failures` above
     young_failures: float = 0.0
+    unreached: float = 0.0  # never reached a pod: included in the numbers above, and in nothing that is by pod
     timed: float = 0.0  # requests with a recorded duration, warming pods excluded
     slower: Floats = field(default_factory=lambda: np.zeros(0))  # (edges,), timed requests above each edge
     pods: tuple[str, ...] = ()  # those that are not warming up, sorted; rows of the arrays below
@@ -257,6 +258,7 @@ class DecisionKind(StrEnum):
     """What a decision did. The value is the word used in logs, metrics and records."""
 
     IDLE = "idle"
+    ADOPT = "adopt"  # canaryd has taken a running service into its care
     START = "start"
     RESTART = "restart"  # a newer revision replaced the one under way
     REVERT = "revert"  # the wanted revision is the stable one again
@@ -272,6 +274,7 @@ class DecisionKind(StrEnum):
     RESUMED = "resumed"  # sight came back
     INCONCLUSIVE = "inconclusive"  # the deadline passed without enough evidence
     DRIFT = "drift"
+    CONTESTED = "contested"  # somebody sets the weight again and again: canaryd leaves it for a while
     OVERRIDE = "override"
     REFUSED = "refused"
     HOOK = "hook"  # something to tell about the afterPromotion hook
@@ -332,7 +335,9 @@ class RolloutState:
     deadline_told: timedelta = timedelta(0)  # blind or held time at which a deadline was last told; 0: not told
     evidence: Evidence | None = None
     hook: HookState | None = None
-    ticked: datetime | None = None  # the last tick that saved
+    drifts: tuple[datetime, ...] = ()  # when somebody else's weight was found in the route, newest last, bounded
+    contested: datetime | None = None  # until then the weight is left to whoever keeps setting it
+    ticked: datetime | None = None  # the last tick
     decisions: int = 0  # decisions recorded over all runs; numbers the records
     answered: tuple[Answer, ...] = ()  # the latest overrides, newest last, bounded
     history: tuple[Transition, ...] = ()  # of this run, newest last, bounded
@@ -353,15 +358,33 @@ class RouteView:
     stamped_weight: int | None  # weight stamped by that write; differs from `weight` after a hand edit
     stamped_canary: str = ""  # workload that held the canary role in that write
     editor: str = ""  # who changed it last, as far as the route knows ("anna, 14:02:11")
+    adoptable: bool = False  # it sends everything to the service itself; `adopt` can make it a split (weight is None)
+    remedy: str = ""  # what whoever keeps changing it should be told, such as what a GitOps tool must ignore
+
+
+@dataclass(frozen=True, slots=True)
+class Pods:
+    """The pods of one workload, as the cluster counts them."""
+
+    wanted: int = 0
+    ready: int = 0
+    restarts: int = 0  # of their containers, since the rollout began
+    killed_for_memory: int = 0  # containers ended by the kernel for memory, since the rollout began
+    trouble: str = ""  # why some are not ready: "CrashLoopBackOff", "ImagePullBackOff: …", "Unschedulable: …"
 
 
 @dataclass(frozen=True, slots=True)
 class WorkloadView:
     """Both workloads as they stand."""
 
-    ready: bool
+    ready: bool  # both serve what the state says, and can take the traffic that the next step gives them
     detail: str = ""  # what is not ready
     started: Mapping[str, datetime] = field(default_factory=dict)  # pod -> start time, where known
+    stable_revision: str = ""  # what stable runs, where the workload itself says so; "" where people say it
+    stable: Pods | None = None  # None where pods are not known
+    canary: Pods | None = None
+    gone: str = ""  # why there is nothing to release or to serve: "Deployment shop/api does not exist"
+    overdue: str = ""  # why the canary will not become ready any more: its deadline has passed
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,6 +48,9 @@ class CountsQuery:
     source: ErrorSource  # names of the counters
     durations: bool = True  # buckets wanted, too
     templates: tuple[Template, ...] = ()
+    stable_service: str = ""  # Services in front of the arms, as in the label destination_service_name; "" where an arm
+    canary_service: str = ""  # has none of its own: then nobody can say to whom a request that got nowhere was sent
+    server: str = ""  # URL of the Prometheus of the canary's own; "" is that of the daemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class CountsAnswer:
     note: str = ""  # something a person should know: "no _bucket series but _count: native histograms"
     started: Mapping[str, datetime] = field(default_factory=dict)  # pod -> start, where the source knows
     unseen: Mapping[str, str] = field(default_factory=dict)  # metric -> why its templates could not be answered
+    failed: str = ""  # why this canary's question could not be answered, though others could; no readings then
 
 
 class MetricSource(Protocol):
@@ -86,9 +90,13 @@ class MetricSource(Protocol):
         `instance`, else "" for all pods in one), and all that a metric counts of a pod has one `exporter`, which no
         other metric has. A template that cannot be answered takes its whole metric out of the answer, and says why in
         `unseen`, and nothing else: the mistake of one operator blinds nobody else.
+        Where the arms have Services, what clients report of requests that never reached a pod is read, too: counters
+        called "unreached" of no pod. They come only beside counters of pods, and a client that has lost nothing yet has
+        one of 0 without a code, so that its first loss is seen to be new.
         Each reading comes from one server in one answer; all instants of one answer come from the same server.
-        Raises SourceError when the question could not be answered (no connection, time-out, HTTP error, an answer
-        that is not understood, an answer that the server itself calls partial), never an empty answer instead.
+        Raises SourceError when no question could be answered (no connection, time-out, HTTP error, an answer that is
+        not understood, an answer that the server itself calls partial), never an empty answer instead. Where only some
+        could, the answers of the others say why in `failed`.
         Returns within the configured time-out plus a second, whatever the server does.
         """
         ...
@@ -115,12 +123,61 @@ class TrafficRouter(Protocol):
         """
         ...
 
+    def adopt(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> None:
+        """Turn a route that sends everything to the service itself into a split with everything for `stable`.
+
+        Only for a route whose view is `adoptable`; remembers in the route what was there. Raises as `set_weight` does.
+        """
+        ...
+
+    def restore(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> bool:
+        """Undo `adopt`: the service itself gets everything again, and no stamp is left.
+
+        False, having removed at most the stamp, when the route was not adopted or is gone. Raises as `set_weight` does.
+        """
+        ...
+
 
 class Workloads(Protocol):
     """The two workloads."""
 
-    def view(self, canary: Canary, stable: str, canary_workload: str) -> WorkloadView:
-        """Readiness of both, and the start times of pods where they are known. Raises WorkloadError."""
+    def release(self, canary: Canary) -> Release | None:
+        """The revision that the canary's own workload asks for; None where people say it to the store.
+
+        Raises WorkloadError when it cannot be seen now.
+        """
+        ...
+
+    def view(self, canary: Canary, state: RolloutState) -> WorkloadView:
+        """Readiness of both, their pods, and the start times of pods where they are known. Raises WorkloadError."""
+        ...
+
+    def shape(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> tuple[str, ...]:
+        """Make the workloads match a saved state, as far as that is possible now, and say what was changed.
+
+        Level-triggered and idempotent: called after every save and route, does nothing where nothing is to be done,
+        waits for nothing. Never moves traffic. `version` is that of the saved state: a writer that finds a higher one
+        on a workload raises FenceError having changed nothing. Raises WorkloadError when something could not be
+        changed; the next call tries again.
+        """
+        ...
+
+    def upgrade(self, canary: Canary, state: RolloutState, hook: HookState, *, version: int) -> HookState:
+        """Bring the promoted revision to stable, exactly as it was analysed: OWED while under way, then DONE or FAILED.
+
+        For Canaries that upgrade stable themselves (`workloads.deployment`). Returns at once; idempotent.
+        """
+        ...
+
+    def restore(
+        self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
+    ) -> str:
+        """Bring back the plain workload when a Canary is deleted, step by step: what is waited for, "" when done.
+
+        Called again and again, first until the plain workload could take all traffic, and with `rerouted`, when the
+        route sends everything to it and has settled, until nothing of canaryd's is left. Without `rerouted` nothing
+        that may have traffic is ever taken away. Raises WorkloadError.
+        """
         ...
 
 

@@ -46,10 +46,10 @@ class EnvoyFileRouter:
         A split that is not a whole percentage is rounded up, and never to the stamped weight.
         A stamp that is not of `canary` counts as none.
         """
-        path = _resolved(route.envoy_file.path)
+        path, file = _target(route)
         text, status = _read(path)
         with _about(path):
-            layout = self._layout(path, text, _wanted(route.envoy_file, stable, canary_workload))
+            layout = self._layout(path, text, _wanted(file, stable, canary_workload))
             stamp = _own(layout, canary)
             if stamp is None:
                 return RouteView(weight=layout.weight(None), version=0, stamped_weight=None)
@@ -70,11 +70,11 @@ class EnvoyFileRouter:
         """See ports.TrafficRouter. The file keeps its mode and, as far as permitted, its owner and group."""
         if not 0 <= weight <= 100:
             raise RouteError(f"{weight} is not a percentage")
-        path = _resolved(route.envoy_file.path)
+        path, file = _target(route)
         with self._locked(path.parent) as directory:
             text, status = _read(path)
             with _about(path):
-                layout = self._layout(path, text, _wanted(route.envoy_file, stable, canary_workload))
+                layout = self._layout(path, text, _wanted(file, stable, canary_workload))
                 stamp = _own(layout, canary)
                 if stamp is not None and stamp.version > version:
                     raise FenceError(
@@ -84,6 +84,14 @@ class EnvoyFileRouter:
                 written = rewrite(text, layout, weight, Stamp(canary, version, weight, canary_workload))
             if written != text:
                 _replace(path, written, status, directory)
+
+    def adopt(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> None:
+        """A file that does not split yet is its owner's to change."""
+        raise RouteError("an Envoy route file is not adopted; write both clusters into it")
+
+    def restore(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> bool:
+        """Nothing was adopted."""
+        return False
 
     def _layout(self, path: Path, text: str, wanted: Wanted) -> Layout:
         """Parsing takes about 1 ms for each virtual host, so that a text seen before is not parsed again."""
@@ -123,6 +131,12 @@ class EnvoyFileRouter:
                 raise RouteError(f"{directory}: cannot be locked: {e.strerror}") from e
             else:
                 return
+
+
+def _target(route: Route) -> tuple[Path, EnvoyFile]:
+    if route.envoy_file is None:
+        raise RouteError("the route is no Envoy file")
+    return _resolved(route.envoy_file.path), route.envoy_file
 
 
 def _wanted(file: EnvoyFile, stable: str, canary: str) -> Wanted:

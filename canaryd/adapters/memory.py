@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from canaryd.counts import UNREACHED
 from canaryd.errors import (
     CanarydError,
     ConflictError,
@@ -33,6 +34,7 @@ from canaryd.model import (
     HookState,
     HookStatus,
     Override,
+    Phase,
     Reading,
     Record,
     Release,
@@ -88,6 +90,15 @@ class _Series(NamedTuple):
     grpc: str
 
 
+class _Loss(NamedTuple):
+    """One client's counter of requests to a Service that never reached a pod; without a code: the client itself."""
+
+    service: str
+    exporter: str
+    code: str
+    flags: str
+
+
 class _Histogram(NamedTuple):
     """One histogram of durations."""
 
@@ -103,6 +114,7 @@ class _Snapshot:
     requests: Mapping[_Series, float]
     buckets: Mapping[_Histogram, Floats]  # (edges,), cumulative
     told: Mapping[tuple[str, str], float]  # (template, pod) -> value
+    lost: Mapping[_Loss, float]
 
     def reading(self, at: datetime, query: CountsQuery, edges: tuple[float, ...]) -> Reading:
         """What the query may see of it, with workloads turned into arms."""
@@ -121,6 +133,11 @@ class _Snapshot:
             for (text, pod), value in self.told.items():
                 if text == t.text:
                     counters[CounterKey(t.arm, f"{t.metric}:{pod}", pod, t.name, "", "", "", 0.0)] = value
+        services = {query.stable_service: Arm.STABLE, query.canary_service: Arm.CANARY}
+        for loss, value in self.lost.items() if counters else ():
+            if arm_lost := services.get(loss.service):
+                key = CounterKey(arm_lost, loss.exporter, "", UNREACHED, loss.code, loss.flags, "", 0.0)
+                counters[key] = value
         return Reading(at, counters)
 
 
@@ -159,7 +176,9 @@ class MemoryMetrics(_Breakable):
         self._requests: dict[_Series, float] = {}
         self._buckets: dict[_Histogram, Floats] = {}
         self._told: dict[tuple[str, str], float] = {}
+        self._lost: dict[_Loss, float] = {}
         self.refused: dict[str, str] = {}  # template -> why it is not answered
+        self.failed: dict[str, str] = {}  # canary -> why nothing is answered for it, though for others
         self._mute: frozenset[str] | None = frozenset()  # workloads without series; None: all of them
         self._frozen: dict[datetime, _Snapshot] = {}
         self._order: deque[datetime] = deque()
@@ -194,6 +213,16 @@ class MemoryMetrics(_Breakable):
                 growth = np.cumsum(np.bincount(first, minlength=len(self._edges))).astype(np.float64)
                 self._buckets[histogram] = self._buckets.get(histogram, np.zeros(len(self._edges))) + growth
 
+    def lose(
+        self, service: str, n: int = 1, code: str = "503", *, flags: str = "UH", exporter: str = "gateway"
+    ) -> None:
+        """A client's `n` requests to a Service that never reached a pod; 0 makes the client known, and no more."""
+        with self._lock:
+            self._lost.setdefault(_Loss(service, exporter, "", ""), 0.0)
+            if n:
+                loss = _Loss(service, exporter, code, flags)
+                self._lost[loss] = self._lost.get(loss, 0.0) + n
+
     def tell(self, template: str, pod: str, value: float | None) -> None:
         """What a template, as it is written in the document, is worth for a pod from now on; None: no series."""
         with self._lock:
@@ -211,6 +240,7 @@ class MemoryMetrics(_Breakable):
                 {s: v for s, v in self._requests.items() if not self._is_mute(s.workload)},
                 {h: v for h, v in self._buckets.items() if not self._is_mute(h.workload)},
                 dict(self._told),
+                dict(self._lost),
             )
             self._order.append(to)
             while len(self._order) > self._retention:
@@ -221,6 +251,7 @@ class MemoryMetrics(_Breakable):
         with self._lock:
             self._requests.update({s: 0.0 for s in self._requests if s.exporter == exporter})
             self._buckets.update({h: np.zeros(len(self._edges)) for h in self._buckets if h.exporter == exporter})
+            self._lost.update({x: 0.0 for x in self._lost if x.exporter == exporter})
 
     def vanish(self, pod: str) -> None:
         """All series of a pod are gone from the next tick on; when it serves again, it starts at zero."""
@@ -249,6 +280,8 @@ class MemoryMetrics(_Breakable):
             return {q.canary: self._answer(q) for q in queries}
 
     def _answer(self, query: CountsQuery) -> CountsAnswer:
+        if query.canary in self.failed:
+            return CountsAnswer((), failed=self.failed[query.canary])
         unseen = {t.metric: self.refused[t.text] for t in query.templates if t.text in self.refused}
         asked = replace(query, templates=tuple(t for t in query.templates if t.metric not in unseen))
         return CountsAnswer(tuple(self._readings(asked)), self.note, unseen=unseen)
@@ -281,6 +314,7 @@ class _Split:
     stamped_weight: int | None = None
     stamped_canary: str = ""
     editor: str = ""
+    plain: str = ""  # the service that had everything before it was adopted
 
 
 class MemoryRouter(_Breakable):
@@ -315,6 +349,9 @@ class MemoryRouter(_Breakable):
     def view(self, canary: str, route: Route, stable: str, canary_workload: str) -> RouteView:
         with self._lock:
             self._check()
+            plain = self._routes.get(canary)
+            if plain is not None and plain.plain == canary_workload and len(plain.weights) == 1:
+                return RouteView(None, plain.version, None, adoptable=True)
             split = self._split(canary, stable, canary_workload)
             weight = split.weights[canary_workload]
             return RouteView(weight, split.version, split.stamped_weight, split.stamped_canary, split.editor)
@@ -330,8 +367,35 @@ class MemoryRouter(_Breakable):
             if split.version > version:
                 raise FenceError(f"{canary}: the route carries state version {split.version}, newer than {version}")
             weights = {stable: 100 - weight, canary_workload: weight}
-            self._routes[canary] = _Split(weights, version, weight, canary_workload)
+            self._routes[canary] = _Split(weights, version, weight, canary_workload, plain=split.plain)
             self.writes.append((canary, weight, version))
+
+    def plain(self, canary: str, service: str) -> None:
+        """A route that sends everything to the service itself exists now."""
+        with self._lock:
+            self._routes[canary] = _Split({service: 100}, plain=service)
+
+    def adopt(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> None:
+        with self._lock:
+            self._check()
+            split = self._routes.get(canary)
+            if split is None or split.plain != canary_workload or len(split.weights) > 1:
+                raise RouteError(f"{canary}: there is nothing to adopt")
+            if split.version > version:
+                raise FenceError(f"{canary}: the route carries state version {split.version}, newer than {version}")
+            weights = {stable: 100, canary_workload: 0}
+            self._routes[canary] = _Split(weights, version, 0, canary_workload, plain=split.plain)
+
+    def restore(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> bool:
+        with self._lock:
+            self._check()
+            split = self._routes.get(canary)
+            if split is None or not split.plain or len(split.weights) == 1:
+                return False
+            if split.version > version:
+                raise FenceError(f"{canary}: the route carries state version {split.version}, newer than {version}")
+            self._routes[canary] = _Split({split.plain: 100}, plain=split.plain)
+            return True
 
     def _split(self, canary: str, stable: str, canary_workload: str) -> _Split:
         split = self._routes.get(canary)
@@ -350,7 +414,10 @@ class MemoryWorkloads(_Breakable):
 
     def __init__(self) -> None:
         super().__init__()
+        self.shaped: list[tuple[str, Phase, int]] = []  # (canary, phase, version) of every call of `shape`
         self._views: dict[str, WorkloadView] = {}
+        self._releases: dict[str, Release] = {}
+        self._upgrades: dict[str, deque[HookState]] = {}
 
     def set_ready(self, canary: str, ready: bool, detail: str = "") -> None:
         """Both workloads of this canary are ready, or not, and why not."""
@@ -362,10 +429,51 @@ class MemoryWorkloads(_Breakable):
         with self._lock:
             self._views[canary] = replace(self._view(canary), started=dict(started))
 
-    def view(self, canary: Canary, stable: str, canary_workload: str) -> WorkloadView:
+    def put(self, canary: str, view: WorkloadView) -> None:
+        """What is seen of both workloads from now on."""
+        with self._lock:
+            self._views[canary] = view
+
+    def asks_for(self, canary: str, revision: str) -> None:
+        """The canary's own workload asks for this revision from now on."""
+        with self._lock:
+            self._releases[canary] = Release(revision)
+
+    def upgrades(self, canary: str, *results: HookStatus, detail: str = "") -> None:
+        """What the next calls of `upgrade` will find; the last result stays. Without a script it is done at once."""
+        with self._lock:
+            self._upgrades[canary] = deque(HookState("", status, detail) for status in results)
+
+    def release(self, canary: Canary) -> Release | None:
         with self._lock:
             self._check()
-            return self._view(canary.name)
+            return self._releases.get(canary.key)
+
+    def view(self, canary: Canary, state: RolloutState) -> WorkloadView:
+        with self._lock:
+            self._check()
+            return self._view(canary.key)
+
+    def shape(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> tuple[str, ...]:
+        with self._lock:
+            self._check()
+            self.shaped.append((canary.key, state.phase, version))
+            return ()
+
+    def upgrade(self, canary: Canary, state: RolloutState, hook: HookState, *, version: int) -> HookState:
+        with self._lock:
+            script = self._upgrades.get(canary.key)
+            found = (script.popleft() if len(script) > 1 else script[0]) if script else HookState("", HookStatus.DONE)
+            if found.status is HookStatus.DONE:
+                self._views[canary.key] = replace(self._view(canary.key), stable_revision=state.revision)
+            return replace(found, id=hook.id)
+
+    def restore(
+        self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
+    ) -> str:
+        with self._lock:
+            self._check()
+            return ""
 
     def _view(self, canary: str) -> WorkloadView:
         return self._views.get(canary, WorkloadView(ready=True))

@@ -8,13 +8,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 
 import requests
 
 from canaryd.errors import WorkloadError
-from canaryd.model import WorkloadView
+from canaryd.model import HookState, HookStatus, Release, RolloutState, WorkloadView
 from canaryd.policy import Canary, Pool
 
 
@@ -29,9 +30,14 @@ class PoolWorkloads:
         self._timeout = timeout.total_seconds()
         self._checks: dict[str, _Check] = {}  # URL -> the check that hangs
 
-    def view(self, canary: Canary, stable: str, canary_workload: str) -> WorkloadView:
+    def release(self, canary: Canary) -> Release | None:
+        """People say it."""
+        return None
+
+    def view(self, canary: Canary, state: RolloutState) -> WorkloadView:
         """Both pools, asked at the same time. Not answering is not being ready; an unknown pool is a WorkloadError."""
-        pools = {pool.name: pool for pool in canary.spec.workloads.pools}
+        stable, canary_workload = state.stable, state.canary
+        pools = {pool.name: pool for pool in canary.spec.workloads.pools or ()}
         for name in (stable, canary_workload):
             if name not in pools:
                 raise WorkloadError(f"{name!r} is none of the pools; known: {', '.join(sorted(pools))}")
@@ -39,6 +45,20 @@ class PoolWorkloads:
         started = [(pool, self._check(pool)) for pool in (pools[stable], pools[canary_workload])]
         troubles = [trouble for pool, check in started if (trouble := self._trouble(pool, check, deadline))]
         return WorkloadView(ready=not troubles, detail="; ".join(troubles))
+
+    def shape(self, canary: Canary, state: RolloutState, *, version: int, now: datetime) -> tuple[str, ...]:
+        """Pools are shaped by their owners."""
+        return ()
+
+    def upgrade(self, canary: Canary, state: RolloutState, hook: HookState, *, version: int) -> HookState:
+        """Pools swap their roles, or a hook upgrades them."""
+        return replace(hook, status=HookStatus.FAILED, detail="pools are upgraded by an afterPromotion hook")
+
+    def restore(
+        self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
+    ) -> str:
+        """Nothing was changed."""
+        return ""
 
     def _check(self, pool: Pool) -> _Check | None:
         if pool.health is None:

@@ -87,7 +87,7 @@ def _judged_as(document: str | None, workload: str | None, namespace: str | None
     if namespace is not None:
         metadata = canary.metadata.model_copy(update={"namespace": namespace})
         canary = canary.model_copy(update={"metadata": metadata})
-    return canary, workload or canary.spec.workloads.pools[0].name
+    return canary, workload or canary.spec.workloads.names[0]
 
 
 def _body(canary: Canary, stable: str, rate: Rate, drawn: Sequence[Draw]) -> dict[str, Any]:

@@ -110,7 +110,7 @@ def _measured(canary: Canary, url: str) -> Traffic:
     from canaryd.ports import CountsQuery
     from canaryd.simulation.observed import learn
 
-    spec, (stable, other) = canary.spec, canary.spec.workloads.pools
+    spec, (stable, other) = canary.spec, canary.spec.workloads.names
     try:
         source = PrometheusSource(url, timeout=timedelta(seconds=30), lag=LAG)
     except ValueError as e:
@@ -120,8 +120,8 @@ def _measured(canary: Canary, url: str) -> Traffic:
     query = CountsQuery(
         canary=canary.name,
         namespace=canary.metadata.namespace,
-        stable=stable.name,
-        canary_workload=other.name,
+        stable=stable,
+        canary_workload=other,
         points=tuple(end - (n - i) * step for i in range(n + 1)),
         step=step,
         source=spec.source,

@@ -16,6 +16,7 @@ import pytest
 from bench import Bench, BenchPrometheus, netns
 from bench.bench import obstacle
 from bench.prometheus import BUILT, DEBIAN
+from deployments_rig import eyes, rig  # noqa: F401  # fixtures
 
 HERE = Path(__file__).resolve().parent
 ALONE = "tests/cluster is a run of its own: `make test-cluster`, or pytest with nothing but paths inside tests/cluster"

@@ -16,6 +16,7 @@ import pytest
 from canaryd.adapters.memory import MemoryWorkloads
 from canaryd.adapters.pools import PoolWorkloads
 from canaryd.errors import WorkloadError
+from canaryd.model import RolloutState
 from canaryd.policy import Canary, parse_canary
 from canaryd.ports import Workloads
 
@@ -134,7 +135,7 @@ def bench(request: pytest.FixtureRequest, server: Server) -> InMemory | InPools:
 
 
 def test_workloads_that_answer_are_ready_with_nothing_to_say(bench: InMemory | InPools) -> None:
-    view = bench.workloads.view(bench.canary, BLUE, GREEN)
+    view = bench.workloads.view(bench.canary, RolloutState(stable=BLUE, canary=GREEN))
     assert view.ready
     assert view.detail == ""
 
@@ -142,7 +143,7 @@ def test_workloads_that_answer_are_ready_with_nothing_to_say(bench: InMemory | I
 def test_one_that_is_not_ready_is_named(bench: InMemory | InPools) -> None:
     bench.unready()
     for stable, canary_workload in ((BLUE, GREEN), (GREEN, BLUE)):
-        view = bench.workloads.view(bench.canary, stable, canary_workload)
+        view = bench.workloads.view(bench.canary, RolloutState(stable=stable, canary=canary_workload))
         assert not view.ready
         assert GREEN in view.detail
 
@@ -152,7 +153,7 @@ def test_one_that_is_not_ready_is_named(bench: InMemory | InPools) -> None:
 
 def test_both_pools_that_are_not_ready_are_named_with_their_answers(server: Server) -> None:
     server.status = 500
-    view = PoolWorkloads().view(canary(server.url, server.url + "?green"), BLUE, GREEN)
+    view = PoolWorkloads().view(canary(server.url, server.url + "?green"), RolloutState(stable=BLUE, canary=GREEN))
     assert BLUE in view.detail
     assert GREEN in view.detail
     assert view.detail.count("500") == 2
@@ -161,14 +162,14 @@ def test_both_pools_that_are_not_ready_are_named_with_their_answers(server: Serv
 @pytest.mark.parametrize("status", [201, 204, 302, 404, 429, 503])
 def test_only_200_is_ready(server: Server, status: int) -> None:
     server.status = status
-    view = PoolWorkloads().view(canary(green=server.url), BLUE, GREEN)
+    view = PoolWorkloads().view(canary(green=server.url), RolloutState(stable=BLUE, canary=GREEN))
     assert not view.ready
     assert str(status) in view.detail
 
 
 def test_a_redirect_is_not_followed(server: Server) -> None:
     server.status = 302
-    PoolWorkloads().view(canary(green=server.url), BLUE, GREEN)
+    PoolWorkloads().view(canary(green=server.url), RolloutState(stable=BLUE, canary=GREEN))
     assert server.paths == ["/healthz"]
 
 
@@ -176,27 +177,29 @@ def test_a_refused_connection_is_not_ready_and_no_error() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))  # bound, not listening
         url = f"http://127.0.0.1:{closed.getsockname()[1]}/"
-        view = PoolWorkloads().view(canary(green=url), BLUE, GREEN)
+        view = PoolWorkloads().view(canary(green=url), RolloutState(stable=BLUE, canary=GREEN))
     assert not view.ready
     assert "refused" in view.detail
 
 
 def test_the_query_of_a_health_url_is_never_shown(server: Server) -> None:
     server.status = 503
-    view = PoolWorkloads().view(canary(green=server.url + "?token=hunter2"), BLUE, GREEN)
+    view = PoolWorkloads().view(canary(green=server.url + "?token=hunter2"), RolloutState(stable=BLUE, canary=GREEN))
     assert not view.ready
     assert "hunter" not in view.detail
 
 
 def test_an_unknown_pool_is_an_error_that_lists_the_known_ones() -> None:
     with pytest.raises(WorkloadError, match=GREEN):
-        PoolWorkloads().view(canary(), BLUE, "shop-red")
+        PoolWorkloads().view(canary(), RolloutState(stable=BLUE, canary="shop-red"))
 
 
 def test_a_pool_that_never_answers_costs_one_time_out_for_both() -> None:
     with trap(lambda _: None) as url:
         began = time.monotonic()
-        view = PoolWorkloads(timedelta(seconds=0.3)).view(canary(url, url + "?green"), BLUE, GREEN)
+        view = PoolWorkloads(timedelta(seconds=0.3)).view(
+            canary(url, url + "?green"), RolloutState(stable=BLUE, canary=GREEN)
+        )
     assert not view.ready
     assert time.monotonic() - began < 5
 
@@ -211,7 +214,7 @@ def test_a_pool_that_dribbles_cannot_hold_up_a_tick_or_pile_up_checks() -> None:
     with trap(dribble) as url:
         for _ in range(5):
             began = time.monotonic()
-            view = workloads.view(canary(green=url), BLUE, GREEN)
+            view = workloads.view(canary(green=url), RolloutState(stable=BLUE, canary=GREEN))
             assert not view.ready
             assert time.monotonic() - began < 5
         assert threading.active_count() <= before + 2  # the trap and one check
@@ -224,6 +227,6 @@ def test_a_pool_that_dribbles_cannot_hold_up_a_tick_or_pile_up_checks() -> None:
 def test_a_pool_that_comes_back_is_ready_at_the_next_look(server: Server) -> None:
     workloads = PoolWorkloads()
     server.status = 503
-    assert not workloads.view(canary(green=server.url), BLUE, GREEN).ready
+    assert not workloads.view(canary(green=server.url), RolloutState(stable=BLUE, canary=GREEN)).ready
     server.status = 200
-    assert workloads.view(canary(green=server.url), BLUE, GREEN).ready
+    assert workloads.view(canary(green=server.url), RolloutState(stable=BLUE, canary=GREEN)).ready

@@ -227,15 +227,15 @@ def test_a_stale_writer_a_strange_route_and_an_outage_change_nothing() -> None:
 
 def test_workloads_are_ready_until_somebody_says_otherwise() -> None:
     workloads = MemoryWorkloads()
-    assert workloads.view(canary(), "api-a", "api-b").ready
+    assert workloads.view(canary(), RolloutState(stable="api-a", canary="api-b")).ready
     workloads.set_ready("api", False, "b-1 is starting")
     workloads.set_started("api", {"b-1": T0})
-    view = workloads.view(canary(), "api-a", "api-b")
+    view = workloads.view(canary(), RolloutState(stable="api-a", canary="api-b"))
     assert (view.ready, view.detail, view.started) == (False, "b-1 is starting", {"b-1": T0})
-    assert workloads.view(canary("web"), "web-a", "web-b").ready
+    assert workloads.view(canary("web"), RolloutState(stable="web-a", canary="web-b")).ready
     workloads.fail("gone")
     with pytest.raises(WorkloadError):
-        workloads.view(canary(), "api-a", "api-b")
+        workloads.view(canary(), RolloutState(stable="api-a", canary="api-b"))
 
 
 def test_a_hook_follows_its_script_is_started_once_and_done_without_one() -> None:
