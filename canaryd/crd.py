@@ -275,6 +275,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "Spec.beta": (_share(0.0001, 50, "5%"),),
     "Budget.share": (_share(0.0, 50, "0.1%"),),
     "Spec.interval": (_duration("500ms", "1h"),),
+    "PrometheusRef.url": (
+        Rule("!self.matches('[?#]')", 'must have no "?" and no "#"; write the address as far as /api/v1'),
+    ),
     "Route": (Rule("has(self.istio) != has(self.gatewayApi)", "give exactly one of istio and gatewayApi"),),
     "DeploymentWorkload": (
         Rule(
