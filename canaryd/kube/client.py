@@ -27,7 +27,7 @@ from canaryd.errors import (
     KubeUnreachableError,
 )
 from canaryd.kube.access import Access, access
-from canaryd.kube.asking import JSON, Ask, ask, explained, refusal
+from canaryd.kube.asking import JSON, Ask, ask, explained, refusal, written
 from canaryd.kube.kinds import Kind
 from canaryd.kube.reach import QUIET_S, Pulse, reach_of
 
@@ -339,7 +339,7 @@ class KubeClient:
         body = None
         if asked.body is not None:
             headers["Content-Type"] = asked.content_type
-            body = json.dumps(asked.body, separators=(",", ":")).encode()
+            body = written(asked.body)
         with self._lock:
             self.requests[asked.verb, asked.plural] += 1
         began = time.monotonic()
