@@ -9,16 +9,16 @@ REPORTS := .cache/reports
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-fast test-parts cover check format mutate bench simulate parts lock venv-demo venv-test clean
+.PHONY: help demo test test-fast test-parts test-cluster cover check format mutate bench simulate parts lock venv-demo venv-test clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: venv-demo ## three releases on real traffic, side by side, in two minutes; KEEP=1 leaves it running to play with
 	@$(BIN)/python -m canaryd demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: check cover test-parts ## everything: check, the pure core with its coverage gate, then all real parts
-	@$(BIN)/python scripts/test_summary.py $(REPORTS)/core.xml $(REPORTS)/parts.xml
+test: check cover test-parts test-cluster ## everything: check, the pure core with its coverage gate, all real parts, the cluster
+	@$(BIN)/python scripts/test_summary.py $(REPORTS)/core.xml $(REPORTS)/parts.xml $(REPORTS)/cluster.xml
 
 test-fast: venv-test ## the pure core alone, in seconds
 	@$(PYTEST) -q tests/core
@@ -27,8 +27,12 @@ cover: venv-test ## the pure core with line and branch coverage; fails below 95 
 	@$(PYTEST) -q tests/core --cov=canaryd --cov-branch --cov-report= --junit-xml=$(REPORTS)/core.xml
 	@$(BIN)/python scripts/core_coverage.py
 
-test-parts: venv-test ## all tests but the pure core's: Envoy, Prometheus, files, processes, the image's steps
-	@$(PYTEST) --ignore=tests/core --durations=10 --junit-xml=$(REPORTS)/parts.xml
+test-parts: venv-test ## all tests but the core's and the cluster's: Envoy, Prometheus, files, processes, the image's steps
+	@$(PYTEST) --ignore=tests/core --ignore=tests/cluster --durations=10 --junit-xml=$(REPORTS)/parts.xml
+
+test-cluster: venv-test ## on a real control plane and mesh; builds them the first time (needs Go, 20 min): tests/cluster/README.md
+	@scripts/cluster-tools || [ "$$CI" != true ]
+	@$(PYTEST) tests/cluster --durations=10 --junit-xml=$(REPORTS)/cluster.xml
 
 check: venv-test ## format, lint, types, layers
 	$(BIN)/ruff format --check .
@@ -49,7 +53,7 @@ bench: venv-test ## measure: help time, memory, idle CPU, decision to first requ
 simulate: venv-test ## every published simulation, about 30 min; writes docs/statistics-tables.md
 	@$(BIN)/python scripts/simulate.py
 
-parts: ## install what no Python package brings: Prometheus, bubblewrap (Debian and Ubuntu)
+parts: ## install what no Python package brings: Prometheus, bubblewrap, ip, openssl (Debian and Ubuntu)
 	@scripts/parts
 
 lock: ## write requirements/*.txt anew from pyproject.toml; UPGRADE=1 takes the newest versions

@@ -1,4 +1,4 @@
-"""`python -m canaryd` and the command `canaryd`. Never does more than start the command line."""
+"""`python -m canaryd`, the command `canaryd`, and `kubectl canary`. Never does more than start the command line."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from canaryd.cli.app import run
 
 def main() -> None:
     sys.exit(run())
+
+
+def plugin() -> None:
+    """`kubectl-canary`, which kubectl runs for `kubectl canary …`."""
+    sys.exit(run(plugin=True))
 
 
 if __name__ == "__main__":

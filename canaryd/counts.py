@@ -7,8 +7,10 @@ The rules, per raw series (never `increase()`, which extrapolates and loses the 
 * new in the second reading: its whole value, when its exporter was already reporting in the first (the series was
   born in between, as the first 500 of a release is); otherwise nothing, it is only a new starting point;
 * gone in the second reading: nothing is known of its last moments and nothing is made up;
-* a sum over pods that fell (only an operator's own query can be one): a pod restarted or left, nobody knows which, and
-  the sum is only a new starting point.
+* a sum over processes that fell (an operator's own query without pods, or what clients report where their pods are not
+  told): one restarted or left, nobody knows which, and the sum is only a new starting point;
+* a request that never reached a pod, as its client reports it, is a request and a failure of the arm that it was sent
+  to, and of no pod. Where a pod's counters have no usable start it is left out: nobody knows how many were served.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ import numpy as np
 from canaryd.model import Arm, ArmCounts, CounterKey, Floats, Reading, Stretch
 from canaryd.policy import ErrorsMetric, Spec
 
+UNREACHED = "unreached"  # CounterKey.name of what clients report of requests that never reached a pod
 _NOT_GRPC = ("", "-", "unknown")
 
 
@@ -100,8 +103,8 @@ def restarted(before: Reading, after: Reading) -> set[str]:
 
 
 def _is_sum(key: CounterKey) -> bool:
-    """An operator's own query without a pod: a sum over all pods of the arm."""
-    return key.name.startswith("query:") and not key.pod
+    """A sum over processes: an operator's own query without a pod, or clients that are not told apart."""
+    return (key.name.startswith("query:") and not key.pod) or (key.name == UNREACHED and not key.exporter)
 
 
 def stretch(
@@ -120,7 +123,11 @@ def stretch(
     grown = increments(before, after, fresh)
     edges = common_edges(grown, young)
     present = {key.arm for key in after.counters if key.name == "requests"}
-    arms = {arm: _arm(grown, arm, classes, young, edges, present=arm in present) for arm in Arm}
+    lost = _unreached(grown, after, classes)
+    arms = {
+        arm: _arm(grown, arm, classes, young, edges, present=arm in present or lost[arm] > 0, lost=lost[arm])
+        for arm in Arm
+    }
     if classes.queries:
         names = {(key.arm, key.name) for key in after.counters}
         arms = {arm: _queried(counts, grown, arm, names, classes.queries, young) for arm, counts in arms.items()}
@@ -142,6 +149,27 @@ def common_edges(grown: Mapping[CounterKey, float], young: Collection[str] = ())
     return sorted(common)
 
 
+def _unreached(grown: Mapping[CounterKey, float], after: Reading, classes: Classes) -> dict[Arm, float]:
+    """Requests of each arm that never reached a pod.
+
+    None of either arm where a pod has begun to report at a moment nobody knows: what it served is not counted, so the
+    lost ones would look like all there were.
+    """
+    lost = dict.fromkeys(Arm, 0.0)
+    if all(key in grown for key in after.counters if key.name == "requests"):
+        for key, n in grown.items():
+            if key.name == UNREACHED and not classes.ignores(key):
+                lost[key.arm] += n
+    return lost
+
+
+def _of_the_warm(lost: float, warm: float, young: float, *, warming: bool) -> float:
+    """How many of the lost requests are put beside the pods that are warm: as many as of those that were served."""
+    if warm + young > 0:
+        return float(round(lost * warm / (warm + young)))
+    return 0.0 if warming else lost
+
+
 @dataclass(slots=True)
 class _Pod:
     """What one pod served."""
@@ -159,6 +187,7 @@ def _arm(
     edges: list[float],
     *,
     present: bool,
+    lost: float,
 ) -> ArmCounts:
     by_pod: defaultdict[str, _Pod] = defaultdict(_Pod)
     for key, n in grown.items():
@@ -178,12 +207,14 @@ def _arm(
     pod_slower = np.array(
         [slower(t, [by_pod[p].within[e] for e in edges]) for p, t in zip(old, pod_timed, strict=True)]
     ).reshape(len(old), len(edges))
+    warm_lost = _of_the_warm(lost, float(requests.sum()), young_requests, warming=bool(new))
     return ArmCounts(
         present=present,
-        requests=float(requests.sum()) + young_requests,
-        failures=float(failures.sum()) + young_failures,
-        young_requests=young_requests,
-        young_failures=young_failures,
+        requests=float(requests.sum()) + young_requests + lost,
+        failures=float(failures.sum()) + young_failures + lost,
+        young_requests=young_requests + lost - warm_lost,
+        young_failures=young_failures + lost - warm_lost,
+        unreached=lost,
         timed=float(pod_timed.sum()),
         slower=pod_slower.sum(0),
         pods=tuple(old),
@@ -251,4 +282,4 @@ def slower(timed: float, within: list[float]) -> Floats:
 
 def pods(reading: Reading, arm: Arm) -> set[str]:
     """Pods of one arm that have any series."""
-    return {key.pod for key in reading.counters if key.arm is arm}
+    return {key.pod for key in reading.counters if key.arm is arm and key.name != UNREACHED}

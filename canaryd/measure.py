@@ -28,7 +28,7 @@ from canaryd.model import (
     Stretch,
     WorkloadView,
 )
-from canaryd.policy import Canary, Spec
+from canaryd.policy import Canary, Destination, Spec
 from canaryd.ports import CountsAnswer, CountsQuery, MetricSource, Template
 from canaryd.stats import evidence as tests
 from canaryd.stats import history
@@ -89,13 +89,13 @@ class Measurer:
                 case.unseen = case.unseen or str(e)
         asked = {q.canary: q for q in queries}
         for case in cases:
-            query = asked.get(case.canary.name)
+            query = asked.get(case.canary.key)
             if query is not None:
                 case.measured = True
-                self._take(case, query, answers.get(case.canary.name))
+                self._take(case, query, answers.get(case.canary.key))
             elif case.unseen:
                 case.measured = True
-        begun = [(c, asked[c.canary.name]) for c in cases if c.readings and c.state.evidence is None]
+        begun = [(c, asked[c.canary.key]) for c in cases if c.readings and c.state.evidence is None]
         if self.source.remembers:
             self._look_back([(c, q) for c, q in begun if c.canary.spec.history])
         self._believe([c for c in cases if c.measured])
@@ -122,8 +122,9 @@ class Measurer:
             n = (end - first) // spec.interval
             steps = range(max(n - MOST_POINTS, 0) + 1, n + 1)
             points = (first, *(first + i * spec.interval for i in steps))
+        services = services_of(case.canary)
         return CountsQuery(
-            canary=case.canary.name,
+            canary=case.canary.key,
             namespace=case.canary.metadata.namespace,
             stable=state.stable,
             canary_workload=state.canary,
@@ -132,6 +133,9 @@ class Measurer:
             source=spec.source,
             durations=any(m.kind == "latency" for m in spec.metrics),
             templates=_templates(spec),
+            stable_service=services[0],
+            canary_service=services[1],
+            server=spec.prometheus.url if spec.prometheus else "",
         )
 
     def _take(self, case: Case, query: CountsQuery, answer: CountsAnswer | None) -> None:
@@ -139,7 +143,10 @@ class Measurer:
         if answer is None:
             case.unseen = case.unseen or "the source gave no answer"
             return
-        kept, case.note = case.state.evidence, answer.note
+        if answer.failed:
+            case.unseen = case.unseen or answer.failed
+            return
+        kept, case.note = case.state.evidence, "; ".join(filter(None, (answer.note, _unattributed(case.canary))))
         readings = answer.readings
         if not self.source.remembers and kept is not None:
             readings = (*kept.last, *readings)
@@ -158,7 +165,7 @@ class Measurer:
 
         Without them the comparison is only more careful, so a source that cannot answer makes nobody blind.
         """
-        asked = {case.canary.name: _hourly(case, query) for case, query in begun}
+        asked = {case.canary.key: _hourly(case, query) for case, query in begun}
         try:
             answers = self.source.read(list(asked.values())) if asked else {}
         except SourceError as e:
@@ -166,7 +173,9 @@ class Measurer:
                 case.note = case.note or f"the past could not be read: {e}"
             return
         for case, _ in begun:
-            answer, classes = answers.get(case.canary.name), counts.Classes.of(case.canary.spec)
+            answer, classes = answers.get(case.canary.key), counts.Classes.of(case.canary.spec)
+            if answer is not None and answer.failed:
+                case.note = case.note or f"the past could not be read: {answer.failed}"
             readings = answer.readings if answer is not None else ()
             case.past = tuple(counts.stretch(a, b, classes) for a, b in pairwise(readings) if b.at - a.at == HOUR)
 
@@ -183,7 +192,7 @@ class Measurer:
                     self._believe([case])
                 return
             (case,) = cases
-            log.exception("defect", canary=case.canary.name)
+            log.exception("defect", canary=case.canary.key)
             case.unseen, case.evidence, case.scored = f"defect: {type(e).__name__}: {e}", None, timedelta(0)
             self.judge(cases)
 
@@ -224,12 +233,36 @@ class Measurer:
             case.judgement = judgement
 
 
+def services_of(canary: Canary) -> tuple[str, str]:
+    """The Services in front of stable and of the canary; "" twice where the arms do not have one each."""
+    route, (stable, other) = canary.spec.route, canary.spec.workloads.names
+    if route.istio is not None:
+        found = (_host(route.istio.stable, stable, other), _host(route.istio.canary, f"{other}-canary", other))
+    elif route.gateway_api is not None:
+        found = (route.gateway_api.stable or stable, route.gateway_api.canary or f"{other}-canary")
+    else:
+        return "", ""
+    return ("", "") if found[0] == found[1] else found
+
+
+def _host(given: Destination, default: str, service: str) -> str:
+    """The Service that a destination names; a subset without a host is one of the service itself."""
+    return given.host.partition(".")[0] or (service if given.subset else default)
+
+
+def _unattributed(canary: Canary) -> str:
+    """What a person should know of requests that never reach a pod; "" where they are counted."""
+    if canary.spec.route.envoy_file is not None or any(services_of(canary)):
+        return ""
+    return "both arms are behind one Service: requests that never reach a pod are not counted"
+
+
 def _hourly(case: Case, query: CountsQuery) -> CountsQuery:
-    """The same counters over the days of `history`."""
+    """The same counters of pods over the days of `history`."""
     end = grid_floor(query.points[-1], HOUR)
     hours = min(int(case.canary.spec.history / HOUR), MOST_HOURS)
     points = tuple(end - (hours - i) * HOUR for i in range(hours + 1))
-    return replace(query, points=points, step=HOUR, templates=())
+    return replace(query, points=points, step=HOUR, templates=(), stable_service="", canary_service="")
 
 
 def _fits(held: Evidence, gates: int) -> bool:

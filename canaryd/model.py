@@ -73,8 +73,8 @@ class CounterKey(NamedTuple):
 
     arm: Arm
     exporter: str  # the process that keeps the counter; all its counters are reset together
-    pod: str  # the unit that served the requests
-    name: str  # "requests", "bucket", "query:<metric>:failures", "query:<metric>:total" or "gauge:<metric>"
+    pod: str  # the unit that served the requests; "" for "unreached": no pod did
+    name: str  # "requests", "unreached", "bucket", "query:<metric>:failures", "query:<metric>:total", "gauge:<metric>"
     code: str  # HTTP response code, "" for buckets
     flags: str  # Envoy response flags such as "UF" or "DC", "-" or "" when there are none; "" for buckets
     grpc: str  # gRPC status, "" when the request was not gRPC; "" for buckets
@@ -98,6 +98,7 @@ class ArmCounts:
     failures: float = 0.0  # of those requests
     young_requests: float = 0.0  # served by pods still warming up; included in `requests` and `failures` above
     young_failures: float = 0.0
+    unreached: float = 0.0  # never reached a pod: included in the numbers above, and in nothing that is by pod
     timed: float = 0.0  # requests with a recorded duration, warming pods excluded
     slower: Floats = field(default_factory=lambda: np.zeros(0))  # (edges,), timed requests above each edge
     pods: tuple[str, ...] = ()  # those that are not warming up, sorted; rows of the arrays below

@@ -2,7 +2,8 @@
 
 Rules that protect users come before rules that advance, and the first that applies decides:
 
-    a new revision → regressed → a person's word → blind too long → paused → waiting → advance → too long → hold
+    being adopted → a new revision → regressed → broken → a person's word → blind too long → paused → waiting
+    → advance → too long → hold
 
 `_move` is the only function that changes phase, step or weight.
 """
@@ -26,13 +27,20 @@ from canaryd.model import (
     Observation,
     Override,
     Phase,
+    Pods,
     RolloutState,
     Transition,
     Verdict,
+    WorkloadView,
 )
 from canaryd.policy import Canary, OnBlind, OnInconclusive
 from canaryd.stats.evidence import clock, forget
 
+SETTLE = timedelta(seconds=10)  # after a change of the route, until the last request has left a workload
+DRIFTS = 5  # hands on the weight within QUARREL that are put right; more is a quarrel, which helps nobody
+QUARREL = timedelta(minutes=10)
+TRUCE = timedelta(minutes=5)  # for so long a weight below the decided one is then left alone
+RESTARTS = 3  # of canary containers, while stable's hardly restart: it crashes
 HISTORY = 50  # transitions kept in the state; the records keep all
 ANSWERS = 20  # answers kept, so that a repeated override is recognised
 
@@ -135,14 +143,25 @@ def _compare_route(
         return (state if state.routed else replace(state, routed=seen.at)), []
     if state.routed is None:  # not there yet: canaryd itself has still to write it
         return state, []
-    if state.number == 0:  # before the first rollout the route is not canaryd's
+    if state.number == 0 and not state.stable_revision:  # before the first rollout the route is not canaryd's
         return replace(state, routed=None), []
     who = f" ({seen.route.editor})" if seen.route.editor else ""
+    drifts = (*(at for at in state.drifts if seen.at - at <= QUARREL), seen.at)
+    state = replace(state, routed=None, drifts=drifts[-4 * DRIFTS :])
+    if len(drifts) > DRIFTS and found is not None and found < state.weight:
+        said = (
+            f"{canary.name}: somebody set the weight {len(drifts)} times in {wording.span(QUARREL)}{who}; "
+            f"left at {found} % instead of {state.weight} % for {wording.span(TRUCE)}"
+        )
+        told = f"{said}. {seen.route.remedy}" if seen.route.remedy else said
+        return replace(state, contested=seen.at + TRUCE), [(DecisionKind.CONTESTED, told)]
     told = (
         f"{canary.name}: somebody set the weight to {found} %{who}; put back to {state.weight} %, "
         f"{'the current step' if state.phase.is_active else 'as decided'}"
     )
-    return replace(state, routed=None), [(DecisionKind.DRIFT, told)]
+    if seen.route.remedy and len(drifts) > 1:
+        told += f". {seen.route.remedy}"
+    return state, [(DecisionKind.DRIFT, told)]
 
 
 # ── the rules, in order of danger ────────────────────────────────────────────────────────────────────────────
@@ -153,6 +172,34 @@ def _no_release(canary: Canary, state: RolloutState, seen: Observation) -> Decis
         idle = Decision(state, DecisionKind.IDLE, f"{canary.name}: nothing to roll out")
         return _word(canary, state, seen) or idle
     return None
+
+
+def _adopting(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    """A running service comes into canaryd's care: what runs now is stable, and has all traffic before anything else.
+
+    Nothing is judged by that: whoever wrote the Canary says that what runs is good.
+    """
+    if canary.spec.workloads.deployment is None or state.number or state.stable_revision:
+        return None
+    view, route = seen.workloads, seen.route
+    waits = ""
+    if view is None or route is None:
+        waits = "; ".join(seen.trouble) or "the cluster cannot be seen"
+    elif view.gone or not view.ready:
+        waits = view.gone or view.detail
+    elif route.weight != state.weight or state.routed is None:
+        waits = f"the route gives {state.stable} all traffic first"
+    elif seen.at - state.routed < SETTLE:
+        waits = f"the last requests leave {state.canary}"
+    if waits or view is None:
+        return _word(canary, state, seen) or Decision(
+            state, DecisionKind.IDLE, f"{canary.name} is being adopted: {waits}", severity="warning"
+        )
+    said = (
+        f"{canary.name} is in canaryd's care: {state.stable} runs {view.stable_revision} and has all traffic; "
+        f"the next change of {state.canary} is released step by step"
+    )
+    return Decision(replace(state, stable_revision=view.stable_revision), DecisionKind.ADOPT, said, tell=True)
 
 
 def _new_revision(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
@@ -205,7 +252,7 @@ def _regressed(canary: Canary, state: RolloutState, seen: Observation) -> Decisi
     judged = seen.judgement
     if judged is None or judged.verdict is not Verdict.REGRESSED:
         return None
-    if state.phase is Phase.PROMOTING and state.hook is not None:
+    if state.phase is Phase.PROMOTING and state.hook is not None and canary.spec.after_promotion is not None:
         # Stable may be half upgraded by now: going back to it blindly could be worse. A person must choose.
         said = (
             f"{canary.name}: {judged.sentence}; the afterPromotion hook has begun, a person must choose: abort or wait"
@@ -219,8 +266,40 @@ def _regressed(canary: Canary, state: RolloutState, seen: Observation) -> Decisi
     return _roll_back(canary, state, seen, judged.sentence)
 
 
+def _broken(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:
+    """What the cluster itself says of the canary's pods: gone, none ready, killed for memory, restarting."""
+    view = seen.workloads
+    if view is None or state.phase not in (Phase.WAITING, Phase.PROGRESSING, Phase.PAUSED, Phase.PROMOTING):
+        return None
+    if view.gone:
+        return _roll_back(canary, state, seen, view.gone)
+    if state.phase is Phase.WAITING:
+        return _roll_back(canary, state, seen, view.overdue) if view.overdue else None
+    why = _failing(state, view)
+    return _roll_back(canary, state, seen, why) if why and state.weight else None
+
+
+def _failing(state: RolloutState, view: WorkloadView) -> str:
+    """Why the canary's pods cannot be trusted with traffic; "" when they can, or when pods are not known."""
+    canary, stable = view.canary, view.stable
+    if canary is None:
+        return ""
+    trouble = f" ({canary.trouble})" if canary.trouble else ""
+    if canary.ready == 0:
+        return f"no pod of {state.canary} is ready{trouble}"
+    others = stable or Pods()
+    if canary.killed_for_memory and not others.killed_for_memory:
+        times = wording.plural(canary.killed_for_memory, "container")
+        return f"{times} of {state.canary} ran out of memory, none of {state.stable}{trouble}"
+    if canary.restarts >= RESTARTS and canary.restarts * max(others.wanted, 1) > 2 * others.restarts * canary.wanted:
+        restarts = wording.plural(canary.restarts, "restart")
+        return f"{restarts} of {state.canary}, {others.restarts} of {state.stable}{trouble}"
+    return ""
+
+
 def _roll_back(canary: Canary, state: RolloutState, seen: Observation, why: str) -> Decision:
-    said = f"{canary.name} {state.weight} % → 0 %: {why}{_harm(state)}"
+    way = f"{state.weight} % → 0 %" if state.weight else "stays at 0 %"
+    said = f"{canary.name} {way}: {why}{_harm(state)}"
     moved = _move(state, seen, said, phase=Phase.ROLLING_BACK, step=state.step, weight=0)
     return Decision(moved, DecisionKind.ROLLBACK, said, tell=True, severity="critical")
 
@@ -328,14 +407,13 @@ def _upgrading(canary: Canary, state: RolloutState, seen: Observation) -> Decisi
     changed = hook != state.hook
     state = replace(state, hook=hook)
     if hook.status is HookStatus.OWED:
-        return Decision(
-            state, DecisionKind.HOOK, f"{canary.name} at 100 %: the afterPromotion hook upgrades {state.stable}"
-        )
+        how = hook.detail or ("the afterPromotion hook" if canary.spec.after_promotion else "canaryd")
+        return Decision(state, DecisionKind.HOOK, f"{canary.name} at 100 %: {how} upgrades {state.stable}")
     if hook.status is HookStatus.FAILED:
-        said = (
-            f"{canary.name} stays at {state.weight} %: the afterPromotion hook failed ({hook.detail}); "
-            f"canaryd retry {canary.name} runs it again"
-        )
+        failed = f"the afterPromotion hook failed ({hook.detail})"
+        if canary.spec.after_promotion is None:
+            failed = f"{state.stable} could not be upgraded ({hook.detail})"
+        said = f"{canary.name} stays at {state.weight} %: {failed}; canaryd retry {canary.name} tries it again"
         return Decision(state, DecisionKind.HOOK, said, tell=changed, severity="critical")
     if state.weight == 0:
         said = f"{canary.name} promoted: {state.stable} runs {state.revision} and has all traffic again"
@@ -430,8 +508,10 @@ def _hold(canary: Canary, state: RolloutState, seen: Observation) -> Decision | 
 
 RULES: tuple[Rule, ...] = (
     _no_release,
+    _adopting,
     _new_revision,
     _regressed,
+    _broken,
     _word,
     _rolling_back,
     _blind_too_long,

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -85,6 +86,7 @@ def _schema(pattern: str, longest: int) -> WithJsonSchema:
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)(?:[eE]([+-]?[0-9]+))?"
+_PLAIN_NUMBER = r"[0-9]+(\.[0-9]+)?([eE]-[0-9]{1,2})?"  # what schemas promise; parsers take a little more
 _PERCENT = re.compile(_NUMBER + r"\s*%")
 _POINTS = re.compile(_NUMBER + r"\s*pp")
 _LONGEST = timedelta(days=366)
@@ -165,13 +167,15 @@ Duration = Annotated[
     timedelta,
     BeforeValidator(parse_duration),
     PlainSerializer(format_duration, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$", "example": "30s"}),
+    WithJsonSchema(
+        {"type": "string", "pattern": r"^([0-9]+(\.[0-9]+)?(ms|s|m|h|d))+$", "maxLength": 40, "example": "30s"}
+    ),
 ]
 Percent = Annotated[
     float,
     BeforeValidator(_share),
     PlainSerializer(format_share, return_type=str),
-    WithJsonSchema({"type": "string", "pattern": r"^[0-9.]+(e-?[0-9]+)?\s*%$", "example": "5%"}),
+    WithJsonSchema({"type": "string", "pattern": rf"^{_PLAIN_NUMBER}\s*%$", "maxLength": 40, "example": "5%"}),
 ]
 
 
@@ -234,11 +238,16 @@ def parse_tolerance(value: object) -> Tolerance:
     return Tolerance(relative=amounts.get("%", 0.0), absolute=amounts.get("pp", 0.0))
 
 
+_PERCENT_THEN_POINTS = rf"{_PLAIN_NUMBER}\s*%(\s*\+\s*{_PLAIN_NUMBER}\s*pp)?"
+_POINTS_THEN_PERCENT = rf"{_PLAIN_NUMBER}\s*pp(\s*\+\s*{_PLAIN_NUMBER}\s*%)?"
+_TOLERANCE_SCHEMA = f"^({_PERCENT_THEN_POINTS}|{_POINTS_THEN_PERCENT})$"
 ToleranceText = Annotated[
     Tolerance,
     BeforeValidator(parse_tolerance),
     PlainSerializer(str, return_type=str),
-    WithJsonSchema({"type": "string", "example": "5% + 0.02pp"}),
+    WithJsonSchema(
+        {"type": "string", "pattern": _TOLERANCE_SCHEMA, "maxLength": 100, "example": "5% + 0.02pp"},
+    ),
 ]
 
 # ── steps ────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -329,6 +338,15 @@ def _url(value: str) -> str:
 Url = Annotated[str, AfterValidator(_url), _schema(_URL, 2048)]
 
 
+Code = Annotated[str, _schema(r"^([0-9]xx|[0-9]{1,3})$", 3)]
+_FLAG = r"^[A-Za-z]{1,20}$"
+Flag = Annotated[str, AfterValidator(_shaped(_FLAG, 20, 'an Envoy response flag, such as "DC"')), _schema(_FLAG, 20)]
+_GRPC = r"^[0-9]{1,2}$"
+GrpcStatus = Annotated[
+    str, AfterValidator(_shaped(_GRPC, 20, 'the number of a gRPC status, such as "14"')), _schema(_GRPC, 2)
+]
+
+
 class _Metric(Document):
     name: Name = Field(description="unique within the Canary")
 
@@ -336,7 +354,7 @@ class _Metric(Document):
 class ErrorsMetric(_Metric):
     """Share of failed requests."""
 
-    kind: Literal["errors"]
+    kind: Literal["errors"] = Field(description="failed requests are compared")
     tolerance: ToleranceText = Field(
         default=Tolerance(relative=0.05, absolute=0.0002), description="accepted without any alarm"
     )
@@ -344,15 +362,18 @@ class ErrorsMetric(_Metric):
         default=Tolerance(relative=0.25),
         description="must be ruled out before a step is taken, in addition to the budget",
     )
-    failures: tuple[str, ...] = Field(
+    failures: Annotated[tuple[Code, ...], Field(max_length=100)] = Field(
         default=("5xx",),
+        # not "failures" in a cluster: there a metric of kind query has that key with another type
+        alias="httpFailures",
+        validation_alias=AliasChoices("httpFailures", "failures"),
         description='response codes that count as failures: classes ("5xx") or codes ("429")',
     )
-    ignore_flags: tuple[str, ...] = Field(
+    ignore_flags: Annotated[tuple[Flag, ...], Field(max_length=100)] = Field(
         default=("DC", "RL"),
         description="Envoy response flags of requests that are not counted at all: client left, rate limited",
     )
-    grpc_failures: tuple[str, ...] = Field(
+    grpc_failures: Annotated[tuple[GrpcStatus, ...], Field(max_length=100)] = Field(
         default=("2", "4", "12", "13", "14", "15"),
         description="gRPC statuses that count as failures: unknown, deadline, unimplemented, internal, unavailable, "
         "data loss",
@@ -374,7 +395,7 @@ class ErrorsMetric(_Metric):
 class LatencyMetric(_Metric):
     """Request durations, judged at the histogram's bucket edges: both quantiles and the whole distribution."""
 
-    kind: Literal["latency"]
+    kind: Literal["latency"] = Field(description="durations are compared")
     tolerance: Percent = Field(default=0.05, description="how much slower is accepted without any alarm")
     margin: Percent = Field(default=0.30, description="how much slower must be ruled out before a step is taken")
 
@@ -399,8 +420,8 @@ class LatencyMetric(_Metric):
 class ArmQueries(Document):
     """A PromQL template for each arm; `{{workload}}`, `{{namespace}}` and `{{window}}` are filled in."""
 
-    stable: Template
-    canary: Template
+    stable: Template = Field(description="PromQL for stable")
+    canary: Template = Field(description="PromQL for the canary")
 
     @field_validator("stable", "canary")
     @classmethod
@@ -415,8 +436,8 @@ class ArmQueries(Document):
 class GaugeMetric(_Metric):
     """A gauge per pod, such as memory or CPU per request: a higher level holds the rollout, and never rolls it back."""
 
-    kind: Literal["gauge"]
-    query: ArmQueries
+    kind: Literal["gauge"] = Field(description="levels are compared, pod by pod")
+    query: ArmQueries = Field(description="one template for each arm")
     tolerance: Percent = Field(default=0.10, description="how much higher is accepted")
 
     @field_validator("tolerance")
@@ -436,11 +457,16 @@ class QueryMetric(_Metric):
     series before the first one, write `sum by (pod) (failed) or 0 * sum by (pod) (all)`.
     """
 
-    kind: Literal["query"]
-    failures: ArmQueries
-    total: ArmQueries
-    tolerance: ToleranceText = Tolerance(relative=0.05, absolute=0.0002)
-    margin: ToleranceText = Tolerance(relative=0.25)
+    kind: Literal["query"] = Field(description="your own counts are compared")
+    failures: ArmQueries = Field(description="one template for each arm")
+    total: ArmQueries = Field(description="one template for each arm")
+    tolerance: ToleranceText = Field(
+        default=Tolerance(relative=0.05, absolute=0.0002), description="accepted without any alarm"
+    )
+    margin: ToleranceText = Field(
+        default=Tolerance(relative=0.25),
+        description="must be ruled out before a step is taken, in addition to the budget",
+    )
 
     @field_validator("failures", "total")
     @classmethod
@@ -500,11 +526,18 @@ def _expand_pools(value: object) -> object:
     return tuple(item if isinstance(item, dict | Pool) else {"name": item} for item in value)
 
 
+def _fixed(value: object) -> object:
+    """A list as it comes is taken, also below a validator that has made Python values of the document."""
+    return tuple(value) if isinstance(value, list) else value
+
+
 class ConfigReference(Document):
     """A ConfigMap or a Secret whose content belongs to the revision: a change of it is a new release."""
 
-    config_map: ObjectName | None = None
-    secret: ObjectName | None = None
+    config_map: ObjectName | None = Field(default=None, description="name of a ConfigMap")
+    secret: ObjectName | None = Field(
+        default=None, description="name of a Secret; in a cluster canaryd must be granted to read it"
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -533,7 +566,7 @@ class DeploymentWorkload(Document):
         default=timedelta(minutes=10), description="longest wait for ready canary pods before the rollout ends"
     )
     keep_failed: bool = Field(default=False, description="leave the pods of a rolled back canary for inspection")
-    config: Annotated[tuple[ConfigReference, ...], Field(max_length=20)] = Field(
+    config: Annotated[tuple[ConfigReference, ...], BeforeValidator(_fixed), Field(max_length=20)] = Field(
         default=(), description="ConfigMaps and Secrets whose content is part of the revision"
     )
     on_delete: OnDelete = Field(
@@ -561,8 +594,12 @@ class Workloads(Document):
     Of pools the first is stable until the first promotion; then the state knows who is. Deployments keep their roles.
     """
 
-    pools: Annotated[tuple[Pool, Pool], BeforeValidator(_expand_pools)] | None = None
-    deployment: DeploymentWorkload | None = None
+    pools: Annotated[tuple[Pool, Pool], BeforeValidator(_expand_pools)] | None = Field(
+        default=None, description="exactly two, as names or mappings; the first is stable until the first promotion"
+    )
+    deployment: DeploymentWorkload | None = Field(
+        default=None, description="one that people change and one that canaryd keeps; in a cluster"
+    )
 
     @field_validator("pools", mode="after")
     @classmethod
@@ -606,10 +643,10 @@ class EnvoyFile(Document):
 class RouteRef(Document):
     """One VirtualService or HTTPRoute of the Canary's namespace."""
 
-    name: ObjectName
-    routes: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=50)] = Field(
-        default=(), description="names of the routes in it; empty: every route that has both destinations"
-    )
+    name: ObjectName = Field(description="its name; each once")
+    routes: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], BeforeValidator(_fixed), Field(max_length=50)
+    ] = Field(default=(), description="names of the routes in it; empty: every route that has both destinations")
 
 
 def _expand_refs(value: object) -> object:
@@ -619,7 +656,23 @@ def _expand_refs(value: object) -> object:
     return value
 
 
-RouteRefs = Annotated[tuple[RouteRef, ...], BeforeValidator(_expand_refs), Field(min_length=1, max_length=20)]
+def _distinct_refs(refs: tuple[RouteRef, ...]) -> tuple[RouteRef, ...]:
+    wrong: list[Wrong] = [
+        ((i, "name"), f"{said(ref.name)} is named before; give all its routes in one place")
+        for i, ref in enumerate(refs)
+        if any(ref.name == before.name for before in refs[:i])
+    ]
+    if wrong:
+        raise MisfitError(*wrong)
+    return refs
+
+
+RouteRefs = Annotated[
+    tuple[RouteRef, ...],
+    Field(min_length=1, max_length=20),
+    BeforeValidator(_expand_refs),
+    AfterValidator(_distinct_refs),
+]
 
 
 class Destination(Document):
@@ -642,8 +695,8 @@ class Istio(Document):
     """Weights in VirtualServices; canaryd changes them and nothing else."""
 
     virtual_services: RouteRefs = Field(description="names, or names with the routes in them")
-    stable: Destination = Destination()
-    canary: Destination = Destination()
+    stable: Destination = Field(default=Destination(), description="what the routes name stable by")
+    canary: Destination = Field(default=Destination(), description="what the routes name the canary by")
 
     @model_validator(mode="after")
     def _different(self) -> Self:
@@ -668,9 +721,9 @@ class GatewayApi(Document):
 class Route(Document):
     """Where the weight is set. Exactly one kind."""
 
-    envoy_file: EnvoyFile | None = None
-    istio: Istio | None = None
-    gateway_api: GatewayApi | None = None
+    envoy_file: EnvoyFile | None = Field(default=None, description="a route in a file that Envoy watches")
+    istio: Istio | None = Field(default=None, description="weights in VirtualServices; in a cluster")
+    gateway_api: GatewayApi | None = Field(default=None, description="weights in HTTPRoutes; in a cluster")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -713,8 +766,8 @@ class Hook(Document):
         default=(), description="argv; run without a shell, with CANARYD_* in its environment"
     )
     webhook: Url | None = Field(default=None, description="a URL that is sent a POST with JSON; 2xx means done")
-    timeout: Duration = timedelta(minutes=5)
-    retries: int = Field(default=3, ge=0, le=100)
+    timeout: Duration = Field(default=timedelta(minutes=5), description="longest run of one attempt")
+    retries: int = Field(default=3, ge=0, le=100, description="further attempts after a failed one")
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Self:
@@ -734,13 +787,19 @@ MetricName = Annotated[str, AfterValidator(_shaped(_METRIC, 255, _METRIC_WANTED)
 class ErrorSource(Document):
     """Names of the raw counters, for meshes that rename them."""
 
-    requests: MetricName = "istio_requests_total"
-    durations: MetricName = "istio_request_duration_milliseconds_bucket"
+    requests: MetricName = Field(default="istio_requests_total", description="counter of requests by response code")
+    durations: MetricName = Field(
+        default="istio_request_duration_milliseconds_bucket", description="buckets of durations in milliseconds"
+    )
     recorded_requests: MetricName = Field(
         default="canaryd:requests_total:pod", description="the same recorded per pod; preferred where it has series"
     )
     recorded_durations: MetricName = Field(
         default="canaryd:request_duration_ms_bucket:pod", description="likewise, without codes 0 and 429"
+    )
+    recorded_unreached: MetricName = Field(
+        default="canaryd:unreached_total:pod",
+        description="requests that never reached a pod, as their clients report them, recorded per client",
     )
 
 
@@ -749,6 +808,13 @@ class PrometheusRef(Document):
 
     url: Url = Field(description="without /api/v1")
 
+    @field_validator("url")
+    @classmethod
+    def _plain(cls, value: str) -> str:
+        if "?" in value or "#" in value:
+            raise ValueError('must have no "?" and no "#"; write the address as far as /api/v1')
+        return value
+
 
 # ── the document ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -756,16 +822,16 @@ class PrometheusRef(Document):
 class Spec(Document):
     """What to roll out and how sure to be."""
 
-    workloads: Workloads
-    route: Route
+    workloads: Workloads = Field(description="who is compared")
+    route: Route = Field(description="where the weight is set")
     steps: Annotated[tuple[Step, ...], BeforeValidator(_expand_steps)] = Field(
         default=tuple(Step(weight=w) for w in DEFAULT_WEIGHTS),
         description="weights with bake and timeout, plain weights, or {from, to, by}",
     )
-    metrics: tuple[Metric, ...] = Field(default_factory=default_metrics)
+    metrics: tuple[Metric, ...] = Field(default_factory=default_metrics, description="what is compared")
     alpha: Percent = Field(default=0.01, description="chance that a canary no worse than tolerated is ever rolled back")
     beta: Percent = Field(default=0.05, description="chance that an unacceptable canary passes a step")
-    budget: Budget = Budget()
+    budget: Budget = Field(default=Budget(), description="how much harm is accepted in all")
     interval: Duration = Field(default=timedelta(seconds=30), description="one look every so often")
     warm_up: Duration = Field(default=timedelta(seconds=120), description="pods younger than this do not count")
     history: Duration = Field(
@@ -773,13 +839,22 @@ class Spec(Document):
         description="how much of the past teaches how pods differ when there are few now; 0s: none",
     )
     max_hold: Duration = Field(default=timedelta(hours=4), description="longest time at one step without a decision")
-    on_inconclusive: OnInconclusive = OnInconclusive.HOLD
-    on_blind: OnBlind = OnBlind.HOLD
+    on_inconclusive: OnInconclusive = Field(
+        default=OnInconclusive.HOLD,
+        description="at a step's timeout: hold and tell people, roll back, or step on without proof",
+    )
+    on_blind: OnBlind = Field(
+        default=OnBlind.HOLD,
+        description="after blindDeadline without sight: hold and tell people, or roll back",
+    )
     blind_deadline: Duration = Field(
         default=timedelta(minutes=5), description="onBlind applies after this long without sight"
     )
-    after_promotion: Hook | None = None
-    source: ErrorSource = ErrorSource()
+    after_promotion: Hook | None = Field(
+        default=None,
+        description="upgrades the stable pool after a promotion; without it the two pools swap roles",
+    )
+    source: ErrorSource = Field(default=ErrorSource(), description="names of the raw counters")
     prometheus: PrometheusRef | None = Field(
         default=None, description="the Prometheus that has this service's counters; default that of the daemon"
     )
@@ -913,8 +988,8 @@ class Metadata(Document):
     namespace: Name = "default"
     labels: dict[str, str] = Field(default_factory=dict, max_length=64)
     annotations: dict[str, str] = Field(default_factory=dict, max_length=64)
-    uid: Annotated[str, Field(max_length=64)] = Field(default="", description="set by the cluster")
-    generation: int = Field(default=0, ge=0, description="set by the cluster")
+    uid: Annotated[str, Field(max_length=64)] | None = None
+    generation: Annotated[int, Field(ge=0)] | None = None
 
 
 class Canary(Document):

@@ -48,6 +48,9 @@ class CountsQuery:
     source: ErrorSource  # names of the counters
     durations: bool = True  # buckets wanted, too
     templates: tuple[Template, ...] = ()
+    stable_service: str = ""  # Services in front of the arms, as in the label destination_service_name; "" where an arm
+    canary_service: str = ""  # has none of its own: then nobody can say to whom a request that got nowhere was sent
+    server: str = ""  # URL of the Prometheus of the canary's own; "" is that of the daemon
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,7 @@ class CountsAnswer:
     note: str = ""  # something a person should know: "no _bucket series but _count: native histograms"
     started: Mapping[str, datetime] = field(default_factory=dict)  # pod -> start, where the source knows
     unseen: Mapping[str, str] = field(default_factory=dict)  # metric -> why its templates could not be answered
+    failed: str = ""  # why this canary's question could not be answered, though others could; no readings then
 
 
 class MetricSource(Protocol):
@@ -86,9 +90,13 @@ class MetricSource(Protocol):
         `instance`, else "" for all pods in one), and all that a metric counts of a pod has one `exporter`, which no
         other metric has. A template that cannot be answered takes its whole metric out of the answer, and says why in
         `unseen`, and nothing else: the mistake of one operator blinds nobody else.
+        Where the arms have Services, what clients report of requests that never reached a pod is read, too: counters
+        called "unreached" of no pod. They come only beside counters of pods, and a client that has lost nothing yet has
+        one of 0 without a code, so that its first loss is seen to be new.
         Each reading comes from one server in one answer; all instants of one answer come from the same server.
-        Raises SourceError when the question could not be answered (no connection, time-out, HTTP error, an answer
-        that is not understood, an answer that the server itself calls partial), never an empty answer instead.
+        Raises SourceError when no question could be answered (no connection, time-out, HTTP error, an answer that is
+        not understood, an answer that the server itself calls partial), never an empty answer instead. Where only some
+        could, the answers of the others say why in `failed`.
         Returns within the configured time-out plus a second, whatever the server does.
         """
         ...

@@ -2,6 +2,9 @@
 
 Killed at any line, the next tick heals: what was saved is routed, what was routed is recognised by its stamp, what is
 owed is told. A save that loses its compare-and-swap moves nothing. Time is passed in.
+
+Where saving is expensive, looks that decided nothing may wait for the next save (`save_every`). Lost with the process,
+they are looked at again: the saved watermark says from where, and what was counted comes out the same.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from canaryd.model import (
     HookStatus,
     Observation,
     Phase,
+    Record,
+    Release,
     RolloutState,
     RouteView,
     Stored,
@@ -53,13 +58,29 @@ class _Case(Case):
 
     stored: Stored
     hook: HookState | None = None
+    release: Release | None = None  # what the canary's own workload asks for
+
+
+@dataclass(slots=True)
+class _Unsaved:
+    """Looks that decided nothing, waiting for the next save. Void when anybody else has saved since `version`."""
+
+    version: int
+    state: RolloutState
+    records: tuple[Record, ...] = ()
+    looks: int = 0
 
 
 class Reconciler:
     """Keeps nothing that matters between ticks."""
 
-    def __init__(self, ports: Ports, *, workers: int = 8, tell_again: timedelta = timedelta(minutes=30)) -> None:
-        self.ports, self.tell_again = ports, tell_again
+    def __init__(
+        self, ports: Ports, *, workers: int = 8, tell_again: timedelta = timedelta(minutes=30), save_every: int = 1
+    ) -> None:
+        """`save_every`: how many looks that decided nothing share one save."""
+        self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
+        self._unsaved: dict[str, _Unsaved] = {}
+        self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
 
@@ -71,7 +92,7 @@ class Reconciler:
         cases, outcomes = [], []
         for canary in canaries:
             try:
-                stored = self.ports.store.load(canary.name)
+                stored = self._load(canary)
                 state = stored.state or plan.initial(canary)
                 cases.append(_Case(canary=canary, stored=stored, state=state))
             except CanarydError as e:
@@ -98,6 +119,41 @@ class Reconciler:
             told += 1
         return told
 
+    def flush(self) -> None:
+        """Save what waits for it, before the process ends. What cannot be saved now is looked at again later."""
+        for key, held in list(self._unsaved.items()):
+            try:
+                self.ports.store.save(key, held.state, held.version, held.records)
+            except CanarydError as e:
+                log.info("looks not saved", canary=key, reason=str(e))
+            self._unsaved.pop(key, None)
+
+    def forget(self) -> None:
+        """Drop what waits for a save: somebody else leads now."""
+        self._unsaved.clear()
+
+    def remove(self, canary: Canary, now: datetime) -> str:
+        """Bring back the plain service of a deleted Canary: what is waited for, "" when nothing is left of canaryd.
+
+        Raises CanarydError when it cannot go on now; to be called again.
+        """
+        stored = self._load(canary)
+        state, ports, route = stored.state or plan.initial(canary), self.ports, canary.spec.route
+        left = self._restored.get(canary.key)
+        if left is None:
+            waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
+            if waits:
+                return waits
+            ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
+            left = self._restored[canary.key] = now
+        if now - left < plan.SETTLE:
+            return f"the last requests leave {state.stable}"
+        waits = ports.workloads.restore(canary, state, version=stored.version, now=now, rerouted=True)
+        if not waits:
+            del self._restored[canary.key]
+            self._unsaved.pop(canary.key, None)
+        return waits
+
     # ── observe ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _look_guarded(self, case: _Case) -> None:
@@ -105,21 +161,30 @@ class Reconciler:
         try:
             self._look(case)
         except Exception as e:  # like the one in _guarded: the others must not be stopped
-            log.exception("defect", canary=case.canary.name)
+            log.exception("defect", canary=case.canary.key)
             case.trouble.append(f"defect: {type(e).__name__}: {e}")
 
     def _look(self, case: _Case) -> None:
         """Everything but the counters; what cannot be seen becomes trouble, never an exception."""
         state, ports = case.state, self.ports
         case.route = self._view_route(case, state)
-        if state.phase is Phase.WAITING:
+        case.workloads = None
+        try:
+            case.release = ports.workloads.release(case.canary)
+        except WorkloadError as e:
+            case.trouble.append(str(e))
+        if state.phase is Phase.WAITING or case.canary.spec.workloads.deployment is not None:
             try:
                 case.workloads = ports.workloads.view(case.canary, state)
             except WorkloadError as e:
-                case.trouble.append(str(e))
+                if str(e) not in case.trouble:
+                    case.trouble.append(str(e))
         hook = case.canary.spec.after_promotion
         wanted = state.phase is Phase.PROMOTING and not case.stored.overrides  # an abort must not find it started
-        if wanted and hook is not None and state.hook is not None and state.hook.status is HookStatus.OWED:
+        owed = wanted and state.hook is not None and state.hook.status is HookStatus.OWED
+        if owed and state.hook is not None and hook is None:
+            case.hook = self._upgrade(case, state, state.hook)
+        elif owed and state.hook is not None and hook is not None:
             facts = {
                 "ROLLOUT": state.rollout,
                 "REVISION": state.revision,
@@ -128,9 +193,26 @@ class Reconciler:
             }
             case.hook = ports.hooks.advance(case.canary, hook, state.hook, facts)
 
+    def _upgrade(self, case: _Case, state: RolloutState, hook: HookState) -> HookState:
+        try:
+            return self.ports.workloads.upgrade(case.canary, state, hook, version=case.stored.version)
+        except WorkloadError as e:
+            case.trouble.append(str(e))
+            return hook
+
+    def _load(self, canary: Canary) -> Stored:
+        """What is stored, and the looks since the last save unless somebody else has saved or spoken."""
+        stored, held = self.ports.store.load(canary.key), self._unsaved.get(canary.key)
+        if held is None:
+            return stored
+        if held.version != stored.version:
+            del self._unsaved[canary.key]
+            return stored
+        return replace(stored, state=held.state)
+
     def _view_route(self, case: _Case, state: RolloutState) -> RouteView | None:
         try:
-            return self.ports.router.view(case.canary.name, case.canary.spec.route, state.stable, state.canary)
+            return self.ports.router.view(case.canary.key, case.canary.spec.route, state.stable, state.canary)
         except RouteError as e:
             case.trouble.append(str(e))
             return None
@@ -142,17 +224,18 @@ class Reconciler:
         try:
             return self._settle(case, now)
         except ConflictError as e:
-            log.info("somebody saved first", canary=case.canary.name, error=str(e))
-            return Outcome(case.canary.name, case.state, failed=str(e))
+            self._unsaved.pop(case.canary.key, None)
+            log.info("somebody saved first", canary=case.canary.key, error=str(e))
+            return Outcome(case.canary.key, case.state, failed=str(e))
         except CanarydError as e:
             return self._failed(case.canary, str(e), case.state)
         except Exception as e:  # a defect in one rollout must not stop the others
-            log.exception("defect", canary=case.canary.name)
+            log.exception("defect", canary=case.canary.key)
             return self._failed(case.canary, f"defect: {type(e).__name__}: {e}", case.state)
 
     def _failed(self, canary: Canary, why: str, state: RolloutState | None = None) -> Outcome:
-        log.error("held", canary=canary.name, reason=why)
-        return Outcome(canary.name, state, failed=why)
+        log.error("held", canary=canary.key, reason=why)
+        return Outcome(canary.key, state, failed=why)
 
     def _settle(self, case: _Case, now: datetime) -> Outcome:
         """Decide until nothing follows at once; each decision is saved before it is routed."""
@@ -164,6 +247,7 @@ class Reconciler:
             stored = self._save(case, stored, decision, seen)
             kinds += [decision.kind, *(kind for kind, _ in decision.extra)]
             wrote = self._route(case, stored, decision, before, seen)
+            self._shape(case, stored, now)
             assert stored.state is not None
             pending = len(seen.overrides) > len({o.id for o in seen.overrides} & {a.id for a in stored.state.answered})
             moved = before is None or before.phase is not stored.state.phase
@@ -174,7 +258,7 @@ class Reconciler:
             case.route = self._view_route(case, stored.state)
             seen = _observation(case, stored, now, self.tell_again, again=True)
         assert stored.state is not None
-        return Outcome(case.canary.name, stored.state, tuple(kinds), stored.state.sentence, seen)
+        return Outcome(case.canary.key, stored.state, tuple(kinds), stored.state.sentence, seen)
 
     def _save(self, case: _Case, stored: Stored, decision: Decision, seen: Observation) -> Stored:
         new = records.records(case.canary, stored.state, decision, seen)
@@ -186,20 +270,36 @@ class Reconciler:
             decisions=decision.state.decisions + len(new),
             latest=records.body(case.canary, before, decision, seen),
         )
-        version = self.ports.store.save(case.canary.name, state, stored.version, new)
-        for record in new:
-            if record.tell:
-                continue  # the notifiers say these, the log among them
-            log.info(
-                "look",
-                canary=record.canary,
-                id=record.id,
-                kind=str(record.kind),
-                phase=str(state.phase),
-                weight=state.weight,
-                reason=record.sentence,
-            )
+        held = self._unsaved.pop(case.canary.key, None)
+        held = held or _Unsaved(stored.version, state)
+        looks = held.looks + int(seen.judgement is not None)
+        if before is not None and before.routed is None and state.routed is not None:
+            looks = max(looks, self.save_every - 1)  # from when evidence counts is saved with the very next look
+        held = _Unsaved(stored.version, state, (*held.records, *new), looks)
+        if (
+            self.save_every > held.looks
+            and self.save_every > 1
+            and before is not None
+            and _may_wait(before, state, new)
+        ):
+            self._unsaved[case.canary.key] = held
+            return replace(stored, state=state)
+        version = self.ports.store.save(case.canary.key, state, stored.version, held.records)
+        for record in held.records:
+            if not record.tell:  # the notifiers say the others, the log among them
+                self._say(record, state)
         return replace(stored, state=state, version=version)
+
+    def _say(self, record: Record, state: RolloutState) -> None:
+        log.info(
+            "look",
+            canary=record.canary,
+            id=record.id,
+            kind=str(record.kind),
+            phase=str(state.phase),
+            weight=state.weight,
+            reason=record.sentence,
+        )
 
     def _route(
         self, case: _Case, stored: Stored, decision: Decision, before: RolloutState | None, seen: Observation
@@ -207,8 +307,8 @@ class Reconciler:
         """Make the split match the saved state. A transition is always written: its stamp shuts out the stale."""
         state = stored.state
         assert state is not None
-        if state.number == 0:
-            return False  # never rolled out: the route is not canaryd's yet
+        if state.number == 0 and not state.stable_revision:
+            return self._adopt_route(case, stored, state, seen)
         moved = before is None or (before.weight, before.step, before.phase, before.stable) != (
             state.weight,
             state.step,
@@ -216,24 +316,50 @@ class Reconciler:
             state.stable,
         )
         there = seen.route is not None and seen.route.weight == state.weight
-        if there and not moved:
+        left_alone = state.contested is not None and seen.at < state.contested
+        if not moved and (there or left_alone):
             return False
+        return self._write(case, stored, state, adopt=seen.route is not None and seen.route.adoptable)
+
+    def _adopt_route(self, case: _Case, stored: Stored, state: RolloutState, seen: Observation) -> bool:
+        """Never rolled out: the route is not canaryd's, unless it is being adopted and stable can take everything."""
+        route, view = seen.route, seen.workloads
+        if case.canary.spec.workloads.deployment is None or route is None or view is None or not view.ready:
+            return False
+        if route.weight == state.weight:
+            return False
+        return self._write(case, stored, state, adopt=route.adoptable)
+
+    def _write(self, case: _Case, stored: Stored, state: RolloutState, *, adopt: bool = False) -> bool:
+        key, route, router = case.canary.key, case.canary.spec.route, self.ports.router
         try:
-            self.ports.router.set_weight(
-                case.canary.name,
-                case.canary.spec.route,
-                state.stable,
-                state.canary,
-                state.weight,
-                version=stored.version,
-            )
+            if adopt:  # for the first time, or again where somebody has put the plain route back
+                router.adopt(key, route, state.stable, state.canary, version=stored.version)
+                if not state.weight:
+                    return True
+            router.set_weight(key, route, state.stable, state.canary, state.weight, version=stored.version)
         except FenceError as e:
-            log.warning("stale", canary=case.canary.name, error=str(e))
+            log.warning("stale", canary=key, error=str(e))
             raise
         except RouteError as e:
-            log.warning("not routed", canary=case.canary.name, weight=state.weight, error=str(e))
+            log.warning("not routed", canary=key, weight=state.weight, error=str(e))
             return False
         return True
+
+    def _shape(self, case: _Case, stored: Stored, now: datetime) -> None:
+        """Make the workloads match the saved state; what cannot be done now is tried again at the next tick."""
+        if case.canary.spec.workloads.deployment is None or stored.state is None:
+            return
+        try:
+            done = self.ports.workloads.shape(case.canary, stored.state, version=stored.version, now=now)
+        except FenceError as e:
+            log.warning("stale", canary=case.canary.key, error=str(e))
+            raise
+        except WorkloadError as e:
+            log.warning("not shaped", canary=case.canary.key, error=str(e))
+            return
+        for text in done:
+            log.info("shaped", canary=case.canary.key, did=text)
 
 
 # ── small pieces ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -243,9 +369,12 @@ def _observation(
     case: _Case, stored: Stored, now: datetime, tell_again: timedelta, *, again: bool = False
 ) -> Observation:
     """Everything seen, for `decide`; in a further pass of the same tick nothing new has been counted."""
+    release = case.release or stored.release
+    if release is None and case.canary.spec.workloads.deployment is not None and stored.state and stored.state.revision:
+        release = Release(stored.state.revision)  # its workload cannot be seen, or is gone: nobody asked for another
     return Observation(
         at=now,
-        release=stored.release,
+        release=release,
         route=case.route,
         workloads=case.workloads,
         judgement=None if again else case.judgement,
@@ -263,6 +392,16 @@ def _again(case: _Case, stored: Stored) -> _Case:
     assert stored.state is not None
     case.stored, case.state, case.trouble, case.hook = stored, stored.state, [], None
     return case
+
+
+def _may_wait(before: RolloutState, after: RolloutState, new: Sequence[Record]) -> bool:
+    """Nothing was decided, said or moved: only time passed and evidence grew."""
+    if any(record.tell for record in new) or before.verdict != after.verdict:
+        return False
+    grown = ("ticked", "evidence", "baked", "held", "blind", "sentence", "latest", "decisions", "routed")
+    if before.routed is not None and after.routed is None:  # the weight has to be written again
+        return False
+    return replace(after, **{name: getattr(before, name) for name in grown}) == before
 
 
 def _same(before: RolloutState, after: RolloutState) -> bool:

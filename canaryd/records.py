@@ -18,6 +18,7 @@ MOST_STARTS = 64  # start times of pods that a record keeps
 _SEVERITY = {
     DecisionKind.BLIND: "warning",
     DecisionKind.DRIFT: "warning",
+    DecisionKind.CONTESTED: "critical",
     DecisionKind.HOLD: "warning",
     DecisionKind.RESUMED: "info",
 }
@@ -36,7 +37,7 @@ def records(canary: Canary, before: RolloutState | None, decision: Decision, see
     for i, (kind, text, severity, tell) in enumerate(said, start=1):
         content = body(canary, before, decision, seen)
         content.update(kind=str(kind), sentence=text, severity=severity)
-        out.append(Record(f"{canary.name}/{number + i}", canary.name, seen.at, kind, text, content, tell))
+        out.append(Record(f"{canary.key}/{number + i}", canary.key, seen.at, kind, text, content, tell))
     return tuple(out)
 
 

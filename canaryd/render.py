@@ -248,6 +248,7 @@ class Cell(NamedTuple):
 
 # name -> least width of the column; a second line under the row takes what a layout leaves out
 _COLUMNS = {
+    "NAMESPACE": 9,
     "NAME": 8,
     "PHASE": 11,
     "STEP": 4,
@@ -262,20 +263,24 @@ _NARROW = ("NAME", "PHASE", "STEP", "WANT/SET/SEEN", "VERDICT")
 _MIDDLE = (*_NARROW, "DECIDED BY", "NEXT LOOK")
 
 
-def table(bodies: Iterable[Body], now: datetime, width: int = 80, colour: bool = True) -> Text:
+def table(
+    bodies: Iterable[Body], now: datetime, width: int = 80, colour: bool = True, *, namespaces: bool = False
+) -> Text:
     """A row for each canary, in the widest layout that fits into `width` columns; 80 suffice for the narrowest."""
     shown = list(bodies)
     if not shown:
         return Text("no canaries")
-    for layout in (tuple(_COLUMNS), _MIDDLE, _NARROW):
-        rows = [_row(body, now, bars=layout is not _NARROW) for body in shown]
+    first = ("NAMESPACE",) if namespaces else ()
+    for columns in (tuple(_COLUMNS)[1:], _MIDDLE, _NARROW):
+        layout = (*first, *columns)
+        rows = [_row(body, now, bars=columns is not _NARROW) for body in shown]
         lines = [[Cell(head, "bold") for head in layout], *([row[head] for head in layout] for row in rows)]
         widths = [max(cell_len(cell.icon + cell.text) for cell in column) for column in zip(*lines, strict=True)]
         widths = [max(natural, _COLUMNS[head]) for natural, head in zip(widths, layout, strict=True)]
         spare = width - sum(widths) - 2 * (len(widths) - 1)
         if spare >= 0:
             break
-    widths[0] = max(widths[0] + min(spare, 0), 8)
+    widths[len(first)] = max(widths[len(first)] + min(spare, 0), 8)
     out = _line(lines[0], widths)
     for body, line in zip(shown, lines[1:], strict=True):
         out.append("\n").append_text(_line(line, widths))
@@ -330,6 +335,7 @@ def _row(body: Body, now: datetime, *, bars: bool) -> dict[str, Cell]:
     split = NONE if idle else f"{wanted}/{configured}/{_seen(weight.get('observed'))}"
     verdict = clean(body.get("verdict"), 20)
     return {
+        "NAMESPACE": Cell(clean(body.get("namespace"), 63) or NONE),
         "NAME": Cell(clean(body.get("canary"), 80), style, f"{icon} "),
         "PHASE": Cell(_phase(body), style if _phase(body) in _PHASES else ""),
         "STEP": Cell(step),
@@ -356,21 +362,24 @@ def _below(body: Body, now: datetime, layout: Sequence[str]) -> str:
     return " · ".join(part for head, part in parts.items() if head not in layout and part not in ("", NONE))
 
 
-def short(bodies: Iterable[Body], now: datetime, *, wide: bool = False) -> Text:
+def short(bodies: Iterable[Body], now: datetime, *, wide: bool = False, namespaces: bool = False) -> Text:
     """The list that `get` shows: one line for each canary, no icons, nothing folded."""
-    heads = ("NAME", "PHASE", "STEP", "WEIGHT", "VERDICT", "REVISION", "AGE")
-    rows = [[Cell(head, "bold") for head in (*heads, *(("NAMESPACE", "STABLE", "RUN") if wide else ()))]]
+    heads: tuple[str, ...] = ("NAME", "PHASE", "STEP", "WEIGHT", "VERDICT", "REVISION", "AGE")
+    last = {"namespace": "NAMESPACE", "stableRevision": "STABLE", "rollout": "RUN"} if wide else {}
+    if namespaces:  # in front then, as kubectl has it
+        heads = ("NAMESPACE", *heads)
+        last.pop("namespace", None)
+    rows = [[Cell(head, "bold") for head in (*heads, *last.values())]]
     for body in bodies:
         begun, total = _step(body)
         since = _time(body.get("since"))
         wanted = _weight(_part(body, "weight").get("desired"), NONE)
-        texts = [clean(body.get("canary"), 80), _phase(body), f"{begun}/{total}" if begun and total else NONE]
+        texts = [clean(body.get("namespace"), 63) or NONE] if namespaces else []
+        texts += [clean(body.get("canary"), 80), _phase(body), f"{begun}/{total}" if begun and total else NONE]
         texts += [f"{wanted} %" if wanted != NONE else NONE]
         texts += [clean(body.get("verdict"), 20) or NONE, clean(body.get("revision"), 80) or NONE]
         texts += [span((now - since).total_seconds()) if since else NONE]
-        texts += (
-            [clean(body.get(key), 80) or NONE for key in ("namespace", "stableRevision", "rollout")] if wide else []
-        )
+        texts += [clean(body.get(key), 80) or NONE for key in last]
         rows.append([Cell(text) for text in texts])
     widths = [max(cell_len(cell.text) for cell in column) for column in zip(*rows, strict=True)]
     return Text("\n").join(_line(row, widths) for row in rows)

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from canaryd import adapters
 from canaryd.config import Settings
 from canaryd.ports import MetricSource, Ports, StateStore
+
+if TYPE_CHECKING:
+    from canaryd.adapters.kubernetes_store import KubernetesStore
+    from canaryd.kube.client import KubeClient
+    from canaryd.watched import Watched
 
 
 def metric_source(settings: Settings) -> MetricSource:
@@ -16,15 +23,26 @@ def metric_source(settings: Settings) -> MetricSource:
     if settings.metrics.source == "scrape":
         scrape = settings.metrics.scrape
         return cls(scrape.urls, timeout=scrape.timeout, prefix=scrape.prefix)
-    prometheus = settings.metrics.prometheus
-    return cls(
-        prometheus.url,
-        timeout=prometheus.timeout,
-        lag=prometheus.effective_lag,
-        settle=prometheus.scrape_interval,  # the last sample before an instant may be one scrape old
-        ca_file=prometheus.ca_file,
-        bearer_file=prometheus.bearer_token_file,
+    prometheus, in_cluster = settings.metrics.prometheus, settings.mode == "cluster"
+
+    def asking(url: str, **more: Any) -> MetricSource:
+        return cls(
+            url,
+            timeout=prometheus.timeout,
+            lag=prometheus.effective_lag,
+            settle=prometheus.scrape_interval,  # the last sample before an instant may be one scrape old
+            ca_file=prometheus.ca_file,
+            starts=not in_cluster,  # the cluster itself says when pods started
+            **more,
+        )
+
+    own = asking(prometheus.url, bearer_file=prometheus.bearer_token_file)
+    if not in_cluster:
+        return own
+    per_server: MetricSource = adapters.load(adapters.METRIC_SOURCES, "perServer")(
+        own, partial(asking, public_only=not prometheus.allow_local)
     )
+    return per_server
 
 
 def state_store(settings: Settings, root: Path) -> StateStore:
@@ -42,4 +60,39 @@ def embedded(settings: Settings, store: StateStore) -> Ports:
         store=store,
         hooks=adapters.load(adapters.HOOKS, "runner")(),
         notifiers=(adapters.load(adapters.NOTIFIERS, "log")(),),
+    )
+
+
+def cluster_store(client: KubeClient, watched: Watched) -> KubernetesStore:
+    """State in the status of the Canary resources."""
+    store: KubernetesStore = adapters.load(adapters.STATE_STORES, "kubernetes")(client, watched.canaries)
+    return store
+
+
+def cluster(settings: Settings, client: KubeClient, watched: Watched, store: StateStore) -> Ports:
+    """Everything that the daemon talks to in a cluster."""
+    router = adapters.load(adapters.TRAFFIC_ROUTERS, "cluster")(
+        istio=adapters.load(adapters.TRAFFIC_ROUTERS, "istio")(
+            client, watched.virtual_services, watched.uid_of, domain=settings.cluster.domain
+        ),
+        gateway_api=adapters.load(adapters.TRAFFIC_ROUTERS, "gatewayApi")(client, watched.http_routes, watched.uid_of),
+    )
+    workloads = adapters.load(adapters.WORKLOADS, "deployments")(
+        client,
+        deployments=watched.deployments,
+        pods=watched.pods,
+        services=watched.services,
+        autoscalers=watched.autoscalers,
+        contents=watched.contents,
+    )
+    return Ports(
+        metrics=metric_source(settings),
+        router=router,
+        workloads=workloads,
+        store=store,
+        hooks=adapters.load(adapters.HOOKS, "runner")(),
+        notifiers=(
+            adapters.load(adapters.NOTIFIERS, "log")(),
+            adapters.load(adapters.NOTIFIERS, "events")(client, watched.canaries),
+        ),
     )

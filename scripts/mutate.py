@@ -153,8 +153,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     plan(
         "a hand on the weight is not mentioned",
-        "return replace(state, routed=None), [(DecisionKind.DRIFT, told)]",
-        "return replace(state, routed=None), []",
+        "return state, [(DecisionKind.DRIFT, told)]",
+        "return state, []",
     ),
     plan(
         "a word for another revision is obeyed",
@@ -166,7 +166,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "pending = [o for o in seen.overrides if o.id not in answered]",
         "pending = list(seen.overrides)",
     ),
-    plan("a person's word comes before a regression", "    _regressed,\n    _word,\n", "    _word,\n    _regressed,\n"),
+    plan(
+        "a person's word comes before a regression",
+        "    _regressed,\n    _broken,\n    _word,\n",
+        "    _word,\n    _regressed,\n    _broken,\n",
+    ),
     plan(
         "the canary gets traffic before stable's rates are known",
         "if blind or not ready or not _knows_stable(state):",

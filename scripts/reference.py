@@ -36,7 +36,9 @@ all defaults. Unknown keys are errors. Quantities carry their unit: durations `5
 shares `5%`; tolerances `5%` (of stable's own rate), `0.02pp` (percentage points) or `5% + 0.02pp`.
 
 The smallest useful document is [config/canaries/api.yaml](../config/canaries/api.yaml);
-[checkout.yaml](../config/canaries/checkout.yaml) spells everything out.
+[checkout.yaml](../config/canaries/checkout.yaml) spells everything out. In a cluster the same `spec` is that of the
+[Canary resource](kubernetes.md#the-canary-resource); lists then hold mappings only. `failures` of a metric of kind
+errors is read as `httpFailures`.
 """
 SETTINGS = f"""\
 {HEAD}
@@ -58,33 +60,12 @@ WORDS = {
     "Metadata.namespace": "must fit the label `destination_workload_namespace` of the counters, where they have one",
     "Metadata.labels": "kept, not interpreted; at most 64",
     "Metadata.annotations": "kept, not interpreted; at most 64",
-    "Spec.workloads": "who is compared",
-    "Spec.route": "where the weight is set",
-    "Spec.metrics": "what is compared",
     "Spec.alpha": "at most so likely is a canary that is no worse than tolerated ever rolled back",
     "Spec.beta": "at most so likely does an unacceptable canary pass a step",
-    "Spec.budget": "how much harm is accepted in all",
-    "Spec.onInconclusive": "at a step's timeout: hold and tell people, roll back, or step on without proof",
-    "Spec.onBlind": "after `blindDeadline` without sight: hold and tell people, or roll back",
-    "Spec.afterPromotion": "upgrades the stable pool after a promotion; without it the two pools swap roles",
-    "Spec.source": "names of the raw counters",
-    "Workloads.pools": "exactly two, as names or mappings; the first is stable until the first promotion",
-    "Route.envoyFile": "a route in a file that Envoy watches",
-    "ErrorsMetric.kind": "failed requests are compared",
-    "LatencyMetric.kind": "durations are compared",
-    "GaugeMetric.kind": "levels are compared, pod by pod",
-    "QueryMetric.kind": "your own counts are compared",
-    "GaugeMetric.query": "one template for each arm",
-    "QueryMetric.failures": "one template for each arm",
-    "QueryMetric.total": "one template for each arm",
-    "QueryMetric.tolerance": "accepted without any alarm",
-    "QueryMetric.margin": "must be ruled out before a step is taken, in addition to the budget",
-    "ArmQueries.stable": "PromQL for stable",
-    "ArmQueries.canary": "PromQL for the canary",
-    "Hook.timeout": "longest run of one attempt",
-    "Hook.retries": "further attempts after a failed one",
-    "ErrorSource.requests": "counter of requests by response code",
-    "ErrorSource.durations": "buckets of durations in milliseconds",
+    "Metadata.uid": "set by the cluster; leave it out",
+    "Metadata.generation": "set by the cluster; leave it out",
+    "Settings.cluster": "used when `mode` is cluster",
+    "Cluster.lease": "how the replicas agree on who leads",
     "Settings.state": "where the state is kept",
     "Settings.metrics": "where the counters come from",
     "Settings.web": "the daemon's own pages",
@@ -222,6 +203,8 @@ def _type(schema: dict[str, Any], model: type[BaseModel]) -> str:
         return "list"
     if schema.get("type") == "object":
         return "mapping of texts"
+    if schema.get("type") == "boolean":
+        return "`true` or `false`"
     if schema.get("type") == "integer":
         return "whole number"
     return {"30s": "duration", "5%": "share", "5% + 0.02pp": "tolerance"}.get(str(schema.get("example")), "text")

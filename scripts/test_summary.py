@@ -1,6 +1,6 @@
-"""One closing line for `make test`, which runs pytest twice: what passed, failed and was skipped in all.
+"""One closing line for `make test`, which runs pytest three times: what passed, failed and was skipped in all.
 
-Reads the JUnit files the two runs have written; runs nothing and judges nothing (make stopped at a failure).
+Reads the JUnit files the runs have written; runs nothing and judges nothing (make stopped at a failure).
 """
 
 from __future__ import annotations

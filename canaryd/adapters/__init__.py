@@ -12,18 +12,24 @@ from typing import Any
 
 METRIC_SOURCES: Mapping[str, str] = {
     "memory": "canaryd.adapters.memory:MemoryMetrics",
+    "perServer": "canaryd.adapters.per_server:PerServerSource",
     "prometheus": "canaryd.adapters.prometheus:PrometheusSource",
     "scrape": "canaryd.adapters.scrape:ScrapeSource",
 }
 TRAFFIC_ROUTERS: Mapping[str, str] = {
+    "cluster": "canaryd.adapters.cluster_router:ClusterRouter",
     "envoyFile": "canaryd.adapters.envoy_file:EnvoyFileRouter",
+    "gatewayApi": "canaryd.adapters.gateway_api:GatewayApiRouter",
+    "istio": "canaryd.adapters.istio:IstioRouter",
     "memory": "canaryd.adapters.memory:MemoryRouter",
 }
 WORKLOADS: Mapping[str, str] = {
+    "deployments": "canaryd.adapters.deployments:DeploymentWorkloads",
     "memory": "canaryd.adapters.memory:MemoryWorkloads",
     "pools": "canaryd.adapters.pools:PoolWorkloads",
 }
 STATE_STORES: Mapping[str, str] = {
+    "kubernetes": "canaryd.adapters.kubernetes_store:KubernetesStore",
     "memory": "canaryd.adapters.memory:MemoryStore",
     "sqlite": "canaryd.adapters.sqlite_store:SqliteStore",
 }
@@ -32,6 +38,7 @@ HOOKS: Mapping[str, str] = {
     "runner": "canaryd.adapters.hooks:HookRunner",
 }
 NOTIFIERS: Mapping[str, str] = {
+    "events": "canaryd.adapters.kubernetes_events:KubernetesEvents",
     "log": "canaryd.adapters.log:LogNotifier",
     "memory": "canaryd.adapters.memory:MemoryNotifier",
 }

@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import ip_address
 from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
@@ -95,22 +96,37 @@ class Connection:
 
     Used by one thread at a time. Each exchange runs in a thread of its own, because nothing can interrupt a name
     look-up; past the deadline that thread is left behind with its socket shut down, and ends.
+
+    `public_only`: for an address that somebody else has named. It is connected to only when it is none of this machine
+    and none of its link (where clouds keep credentials); the address that was looked at is the one that is used.
     """
 
-    def __init__(self, parts: SplitResult, deadline: Deadline, max_bytes: int, ca_file: str | None = None) -> None:
+    def __init__(
+        self,
+        parts: SplitResult,
+        deadline: Deadline,
+        max_bytes: int,
+        ca_file: str | None = None,
+        *,
+        public_only: bool = False,
+    ) -> None:
         self.name = public(parts)
         self._deadline = deadline
         self._max_bytes = max_bytes
         self._thread: threading.Thread | None = None
+        self._public_only = public_only
         self._http = self._opened(parts, ca_file)
 
     def _opened(self, parts: SplitResult, ca_file: str | None) -> http.client.HTTPConnection:
         if parts.scheme == "http":
-            return http.client.HTTPConnection(parts.hostname or "", parts.port)
+            kind = _PublicHTTP if self._public_only else http.client.HTTPConnection
+            return kind(parts.hostname or "", parts.port)
         try:
             context = ssl.create_default_context(cafile=ca_file)
         except OSError as e:
             raise SourceError(f"{self.name}: the CA file {ca_file} cannot be used: {_reason(e)}") from e
+        if self._public_only:
+            return _PublicHTTPS(parts.hostname or "", parts.port, context)
         return http.client.HTTPSConnection(parts.hostname or "", parts.port, context=context)
 
     def __enter__(self) -> Self:
@@ -181,6 +197,51 @@ class Connection:
                 sock.shutdown(socket.SHUT_RDWR)
         if self._thread is not None:
             self._thread.join(0.2)
+
+
+class _PublicHTTP(http.client.HTTPConnection):
+    """Connects to other machines only."""
+
+    def connect(self) -> None:
+        self.sock = _connected(self.host, self.port, self.timeout)
+
+
+class _PublicHTTPS(http.client.HTTPSConnection):
+    """Likewise."""
+
+    def __init__(self, host: str, port: int | None, context: ssl.SSLContext) -> None:
+        super().__init__(host, port, context=context)
+        self._checks = context
+
+    def connect(self) -> None:
+        sock = _connected(self.host, self.port, self.timeout)
+        self.sock = self._checks.wrap_socket(sock, server_hostname=self.host)
+
+
+def _connected(host: str, port: int, timeout: float | None) -> socket.socket:
+    """A connection to the first address of a host that answers. Raises OSError when one of them is not allowed."""
+    addresses = [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    if refused := [address for address in addresses if not is_elsewhere(address)]:
+        raise OSError(f"{refused[0]} is an address of this machine or its link, which a Canary may not name")
+    trouble = OSError("no address")
+    for address in addresses:
+        try:
+            return socket.create_connection((address, port), timeout)
+        except OSError as e:
+            trouble = e
+    raise trouble
+
+
+# Where a cloud tells its machines their credentials, outside of the ranges that say so of themselves.
+_METADATA = ("fd00:ec2::254", "100.100.100.200", "168.63.129.16")
+
+
+def is_elsewhere(address: str) -> bool:
+    """An address of another machine beyond this one's link; one that is IPv4 in IPv6 counts as that IPv4."""
+    ip = ip_address(address.partition("%")[0])
+    ip = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None) or ip
+    local = ip.is_loopback or ip.is_link_local or ip.is_unspecified or ip.is_multicast or ip.is_reserved
+    return not local and str(ip) not in _METADATA
 
 
 def _reason(error: Exception) -> str:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from canaryd.counts import UNREACHED
 from canaryd.errors import (
     CanarydError,
     ConflictError,
@@ -89,6 +90,15 @@ class _Series(NamedTuple):
     grpc: str
 
 
+class _Loss(NamedTuple):
+    """One client's counter of requests to a Service that never reached a pod; without a code: the client itself."""
+
+    service: str
+    exporter: str
+    code: str
+    flags: str
+
+
 class _Histogram(NamedTuple):
     """One histogram of durations."""
 
@@ -104,6 +114,7 @@ class _Snapshot:
     requests: Mapping[_Series, float]
     buckets: Mapping[_Histogram, Floats]  # (edges,), cumulative
     told: Mapping[tuple[str, str], float]  # (template, pod) -> value
+    lost: Mapping[_Loss, float]
 
     def reading(self, at: datetime, query: CountsQuery, edges: tuple[float, ...]) -> Reading:
         """What the query may see of it, with workloads turned into arms."""
@@ -122,6 +133,11 @@ class _Snapshot:
             for (text, pod), value in self.told.items():
                 if text == t.text:
                     counters[CounterKey(t.arm, f"{t.metric}:{pod}", pod, t.name, "", "", "", 0.0)] = value
+        services = {query.stable_service: Arm.STABLE, query.canary_service: Arm.CANARY}
+        for loss, value in self.lost.items() if counters else ():
+            if arm_lost := services.get(loss.service):
+                key = CounterKey(arm_lost, loss.exporter, "", UNREACHED, loss.code, loss.flags, "", 0.0)
+                counters[key] = value
         return Reading(at, counters)
 
 
@@ -160,7 +176,9 @@ class MemoryMetrics(_Breakable):
         self._requests: dict[_Series, float] = {}
         self._buckets: dict[_Histogram, Floats] = {}
         self._told: dict[tuple[str, str], float] = {}
+        self._lost: dict[_Loss, float] = {}
         self.refused: dict[str, str] = {}  # template -> why it is not answered
+        self.failed: dict[str, str] = {}  # canary -> why nothing is answered for it, though for others
         self._mute: frozenset[str] | None = frozenset()  # workloads without series; None: all of them
         self._frozen: dict[datetime, _Snapshot] = {}
         self._order: deque[datetime] = deque()
@@ -195,6 +213,16 @@ class MemoryMetrics(_Breakable):
                 growth = np.cumsum(np.bincount(first, minlength=len(self._edges))).astype(np.float64)
                 self._buckets[histogram] = self._buckets.get(histogram, np.zeros(len(self._edges))) + growth
 
+    def lose(
+        self, service: str, n: int = 1, code: str = "503", *, flags: str = "UH", exporter: str = "gateway"
+    ) -> None:
+        """A client's `n` requests to a Service that never reached a pod; 0 makes the client known, and no more."""
+        with self._lock:
+            self._lost.setdefault(_Loss(service, exporter, "", ""), 0.0)
+            if n:
+                loss = _Loss(service, exporter, code, flags)
+                self._lost[loss] = self._lost.get(loss, 0.0) + n
+
     def tell(self, template: str, pod: str, value: float | None) -> None:
         """What a template, as it is written in the document, is worth for a pod from now on; None: no series."""
         with self._lock:
@@ -212,6 +240,7 @@ class MemoryMetrics(_Breakable):
                 {s: v for s, v in self._requests.items() if not self._is_mute(s.workload)},
                 {h: v for h, v in self._buckets.items() if not self._is_mute(h.workload)},
                 dict(self._told),
+                dict(self._lost),
             )
             self._order.append(to)
             while len(self._order) > self._retention:
@@ -222,6 +251,7 @@ class MemoryMetrics(_Breakable):
         with self._lock:
             self._requests.update({s: 0.0 for s in self._requests if s.exporter == exporter})
             self._buckets.update({h: np.zeros(len(self._edges)) for h in self._buckets if h.exporter == exporter})
+            self._lost.update({x: 0.0 for x in self._lost if x.exporter == exporter})
 
     def vanish(self, pod: str) -> None:
         """All series of a pod are gone from the next tick on; when it serves again, it starts at zero."""
@@ -250,6 +280,8 @@ class MemoryMetrics(_Breakable):
             return {q.canary: self._answer(q) for q in queries}
 
     def _answer(self, query: CountsQuery) -> CountsAnswer:
+        if query.canary in self.failed:
+            return CountsAnswer((), failed=self.failed[query.canary])
         unseen = {t.metric: self.refused[t.text] for t in query.templates if t.text in self.refused}
         asked = replace(query, templates=tuple(t for t in query.templates if t.metric not in unseen))
         return CountsAnswer(tuple(self._readings(asked)), self.note, unseen=unseen)
@@ -360,6 +392,8 @@ class MemoryRouter(_Breakable):
             split = self._routes.get(canary)
             if split is None or not split.plain or len(split.weights) == 1:
                 return False
+            if split.version > version:
+                raise FenceError(f"{canary}: the route carries state version {split.version}, newer than {version}")
             self._routes[canary] = _Split({split.plain: 100}, plain=split.plain)
             return True
 
@@ -437,7 +471,9 @@ class MemoryWorkloads(_Breakable):
     def restore(
         self, canary: Canary, state: RolloutState, *, version: int, now: datetime, rerouted: bool = False
     ) -> str:
-        return ""
+        with self._lock:
+            self._check()
+            return ""
 
     def _view(self, canary: str) -> WorkloadView:
         return self._views.get(canary, WorkloadView(ready=True))

@@ -16,7 +16,7 @@ import json
 import math
 import re
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -31,14 +31,28 @@ from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests.adapters import BaseAdapter
 
 from canaryd.adapters.exchange import MAX_BYTES, Answer, Connection, Deadline, checked_url
-from canaryd.adapters.series import REPLICA_LABELS, REPORTERS, Claims, Labels, Tally, counter_key, is_counted
+from canaryd.adapters.series import (
+    CLIENT,
+    REPLICA_LABELS,
+    REPORTERS,
+    UNREACHED_FLAGS,
+    Claims,
+    Labels,
+    Tally,
+    counter_key,
+    is_counted,
+    unreached_key,
+)
 from canaryd.errors import SourceError
 from canaryd.model import Arm, CounterKey
+from canaryd.policy import ErrorSource
 from canaryd.ports import CountsAnswer, CountsQuery, Template
 
+K = TypeVar("K")
 V = TypeVar("V")
 
-CANARIES_PER_REQUEST = 50
+CANARIES_PER_REQUEST = 50  # of raw series
+RECORDED_PER_REQUEST = 200  # of recorded ones, of which there are few for each pod
 POINTS_PER_REQUEST = 500
 MAX_TOKEN = 64 * 1024  # characters of a bearer token
 MAX_SERIES = 2000  # of one template
@@ -52,11 +66,13 @@ FORM = "application/x-www-form-urlencoded"
 
 
 class PrometheusSource:
-    """The port `MetricSource` over `query_range`: one POST for up to 50 canaries with the same points.
+    """The port `MetricSource` over `query_range`: one POST for up to 50 canaries with the same points, 200 if recorded.
 
     A counter has a value at an instant t when a sample lies inside (t - step, t]: so the last value of a pod that
     vanished is still there at the end of its last interval, and a series born inside an interval is absent at its
     beginning. `exporter` is the label `instance`, else `pod`; `pod` is the label `pod`, else `instance`.
+
+    A request that the server refuses takes its own canaries out of the answer, and nobody else.
     """
 
     remembers = True
@@ -73,13 +89,19 @@ class PrometheusSource:
         ca_file: str | None = None,
         bearer_file: str | None = None,
         max_bytes: int = MAX_BYTES,
+        starts: bool = True,
+        public_only: bool = False,
     ) -> None:
         """`timeout` covers one whole `read`. The bearer file is read for every `read`, so that a token may change.
 
+        `starts`: kube-state-metrics is asked when pods started; not needed where the cluster itself says so.
+        `public_only`: see `exchange.Connection`.
         A user and password in the URL are sent as basic authentication. Raises ValueError for an unusable URL or
         header.
         """
         self._parts = checked_url(url.rstrip("/"))
+        if public_only and (bearer_file or headers):
+            raise ValueError("a server that somebody else has named is not told a secret")
         self._url = url.rstrip("/")
         self._timeout = timeout
         self.lag = lag
@@ -88,27 +110,75 @@ class PrometheusSource:
         self._ca_file = ca_file
         self._bearer_file = bearer_file
         self._max_bytes = max_bytes
+        self._public_only = public_only
+        self._asks_for_starts = starts
         self._recorded = _Memory[frozenset[str]]()  # query's workloads -> the recorded names that have series for them
+        self._notes = _Memory[str]()  # query's workloads -> what is to be said of durations without buckets
+        self._few_until: datetime | None = None  # so long recorded metrics, too, are asked for in small requests
         self._starts = _Memory[datetime | None]()  # (namespace, pod, exporter) -> start; None: nobody knows
 
     def read(self, queries: Sequence[CountsQuery]) -> Mapping[str, CountsAnswer]:
         """See the port."""
         deadline = Deadline.after(self._timeout)
         answers = {query.canary: CountsAnswer(()) for query in queries}
-        if not any(query.points for query in queries):
+        asked = [query for query in queries if query.points]
+        if not asked:
             return answers
-        with Connection(self._parts, deadline, self._max_bytes, self._ca_file) as connection:
+        failed: dict[str, SourceError] = {}
+        with Connection(
+            self._parts, deadline, self._max_bytes, self._ca_file, public_only=self._public_only
+        ) as connection:
             server = _Server(self._client(connection), connection.name, deadline)
-            for group in _groups(queries):
-                _Grid.over(group[0].points, group[0].step)  # nothing is asked when the instants are wrong
-                self._look_for_recorded(server, group)
-            asking = [_Asking(server, group) for group in _groups([self._preferring_recorded(q) for q in queries])]
-            for ask in asking:
-                ask.count()
+            asking = self._counted(server, self._known(server, asked, failed), failed)
             for ask in asking:  # after all counts: a slow template delays nobody's errors
                 ask.fill_in_templates()
                 answers |= self._with_starts(server, ask)
-        return answers
+        if len(failed) == len({query.canary for query in asked}):
+            raise next(iter(failed.values()))
+        return answers | {canary: CountsAnswer((), failed=str(e)) for canary, e in failed.items()}
+
+    def _known(
+        self, server: _Server, queries: Sequence[CountsQuery], failed: dict[str, SourceError]
+    ) -> list[tuple[CountsQuery, _Names]]:
+        """The queries, each with the names that answer it; those of which that could not be learnt have failed."""
+        known = []
+        for group in _groups([(query, query.source) for query in queries], lambda _: RECORDED_PER_REQUEST):
+            members = [query for query, _ in group]
+            try:
+                _Grid.over(members[0].points, members[0].step)  # nothing is asked when the instants are wrong
+                self._look_for_recorded(server, members)
+            except SourceError as e:
+                failed |= dict.fromkeys((query.canary for query in members), e)
+                continue
+            there = [self._recorded.get(_identity(query)) or frozenset() for query in members]
+            known += [(q, _Names.preferring(t, q)) for q, t in zip(members, there, strict=True)]
+        return known
+
+    def _counted(
+        self, server: _Server, known: Sequence[tuple[CountsQuery, _Names]], failed: dict[str, SourceError]
+    ) -> list[_Asking]:
+        """What could be counted. A large request that fails is asked once more in small ones: it may be too large."""
+        waiting, done = list(_groups(known, self._size)), []
+        while waiting:
+            group = waiting.pop(0)
+            ask = _Asking(server, group, self._notes)
+            try:
+                ask.count(in_haste=bool(waiting))
+            except SourceError as e:
+                if len(group) <= CANARIES_PER_REQUEST or not server.deadline.left():
+                    failed |= dict.fromkeys((query.canary for query, _ in group), e)
+                    continue
+                self._few_until = group[0][0].points[-1] + REMEMBERED
+                waiting += _groups(group, lambda _: CANARIES_PER_REQUEST)
+                continue
+            done.append(ask)
+        return done
+
+    def _size(self, group: Sequence[tuple[CountsQuery, _Names]]) -> int:
+        """How many canaries one request is for."""
+        query, names = group[0]
+        few = self._few_until is not None and query.points[-1] < self._few_until
+        return RECORDED_PER_REQUEST if names.recorded and not few else CANARIES_PER_REQUEST
 
     def _look_for_recorded(self, server: _Server, group: Sequence[CountsQuery]) -> None:
         """Which recorded metrics have series for these workloads; asked again after five minutes."""
@@ -119,24 +189,23 @@ class PrometheusSource:
         names, claims = (source.recorded_requests, source.recorded_durations), Claims(due)
         by = "__name__,destination_workload,destination_workload_namespace"
         expression = f"count by ({by}) (last_over_time({_selector(due, names)}))"
-        at = (now - EPOCH) // MILLISECOND
+        if sent_to := _sent_to(due):
+            by = "__name__,destination_service_name,destination_service_namespace"
+            clients = f"{source.recorded_unreached}{{{sent_to}}}[{_reach(due)}]"
+            expression += f" or count by ({by}) (last_over_time({clients}))"
         found: dict[str, set[str]] = defaultdict(set)
-        for labels in server.labels(expression, at):
-            for canary, _ in claims.of(labels):
-                found[canary].add(labels.get("__name__", ""))
+        for labels in server.labels(expression, (now - EPOCH) // MILLISECOND):
+            name = labels.get("__name__", "")
+            for canary, _ in claims.sent_to(labels) if name == source.recorded_unreached else claims.of(labels):
+                found[canary].add(name)
         for query in due:
             self._recorded.keep(_identity(query), frozenset(found[query.canary]), now)
-
-    def _preferring_recorded(self, query: CountsQuery) -> CountsQuery:
-        source = query.source
-        there = self._recorded.get(_identity(query)) or frozenset()
-        requests = source.recorded_requests if source.recorded_requests in there else source.requests
-        durations = source.recorded_durations if source.recorded_durations in there else source.durations
-        return replace(query, source=source.model_copy(update={"requests": requests, "durations": durations}))
 
     def _with_starts(self, server: _Server, ask: _Asking) -> dict[str, CountsAnswer]:
         """The answers with what kube-state-metrics knows of the pods' starts, asked once for each pod."""
         answers, now = ask.answers(), ask.queries[0].points[-1]
+        if not self._asks_for_starts:
+            return answers
         pods = {
             (query.namespace, key.pod, key.exporter)  # a pod that comes again under its name has another exporter
             for query in ask.queries
@@ -214,7 +283,8 @@ class _Memory(Generic[V]):
 
 
 def _identity(query: CountsQuery) -> Hashable:
-    return query.canary, query.namespace, query.stable, query.canary_workload, query.source
+    services = query.stable_service, query.canary_service
+    return query.canary, query.namespace, query.stable, query.canary_workload, services, query.source
 
 
 # ── what is asked ────────────────────────────────────────────────────────────────────────────────────────────
@@ -245,17 +315,34 @@ class _Grid:
             first += width + self.step
 
 
-def _groups(queries: Sequence[CountsQuery]) -> list[list[CountsQuery]]:
-    """Queries that one request can answer. Those that ask for no instant are in none."""
-    alike: dict[object, list[CountsQuery]] = defaultdict(list)
-    for query in queries:
-        if query.points:
-            alike[query.points, query.step, query.source, query.durations].append(query)
-    return [
-        group[i : i + CANARIES_PER_REQUEST]
-        for group in alike.values()
-        for i in range(0, len(group), CANARIES_PER_REQUEST)
-    ]
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The metrics from which a query is answered."""
+
+    source: ErrorSource  # its `requests` and `durations` are those that are read
+    lost: str  # requests that never reached a pod, as their clients report them
+    recorded: bool  # all that is asked for
+
+    @classmethod
+    def preferring(cls, there: frozenset[str], query: CountsQuery) -> _Names:
+        """Recorded metrics where they are `there`."""
+        raw = query.source
+        requests = raw.recorded_requests if raw.recorded_requests in there else raw.requests
+        durations = raw.recorded_durations if raw.recorded_durations in there else raw.durations
+        lost = raw.recorded_unreached if raw.recorded_unreached in there else raw.requests
+        wanted = [raw.recorded_requests]
+        wanted += [raw.recorded_durations] if query.durations else []
+        wanted += [raw.recorded_unreached] if query.stable_service or query.canary_service else []
+        source = raw.model_copy(update={"requests": requests, "durations": durations})
+        return cls(source, lost, there >= set(wanted))
+
+
+def _groups(known: Sequence[tuple[CountsQuery, K]], size: Callable[[list[Any]], int]) -> list[list[Any]]:
+    """Queries that one request can answer, each with what is known of it, at most `size` of them in each group."""
+    alike: dict[object, list[tuple[CountsQuery, K]]] = defaultdict(list)
+    for query, what in known:
+        alike[query.points, query.step, query.durations, what].append((query, what))
+    return [group[i : i + n] for group in alike.values() for n in [size(group)] for i in range(0, len(group), n)]
 
 
 def _one_of(names: Sequence[str]) -> str:
@@ -268,12 +355,39 @@ def _selector(group: Sequence[CountsQuery], names: Sequence[str]) -> str:
     """Raw series of all the group's workloads in the time since the instant before, as one range."""
     workloads = [name for query in group for name in (query.stable, query.canary_workload)]
     namespaces = ["", *(query.namespace for query in group)]  # "" also stands for the label's absence
-    # One millisecond less than the step: Prometheus 2 counts the left end of a range in, Prometheus 3 does not.
-    reach = max(1, group[0].step // MILLISECOND - 1)
     return (
         f"{{__name__=~{_one_of(names)},reporter=~{_one_of(REPORTERS)},destination_workload=~{_one_of(workloads)},"
-        f"destination_workload_namespace=~{_one_of(namespaces)}}}[{reach}ms]"
+        f"destination_workload_namespace=~{_one_of(namespaces)}}}[{_reach(group)}]"
     )
+
+
+def _reach(group: Sequence[CountsQuery]) -> str:
+    """How far back the last sample may lie."""
+    # One millisecond less than the step: Prometheus 2 counts the left end of a range in, Prometheus 3 does not.
+    return f"{max(1, group[0].step // MILLISECOND - 1)}ms"
+
+
+def _sent_to(group: Sequence[CountsQuery]) -> str:
+    """Matchers of what clients report of requests to all the group's Services; "" when it has none."""
+    services = [name for query in group for name in (query.stable_service, query.canary_service) if name]
+    if not services:
+        return ""
+    namespaces = ["", *(query.namespace for query in group)]
+    return f"destination_service_name=~{_one_of(services)},destination_service_namespace=~{_one_of(namespaces)}"
+
+
+def _unreached(group: Sequence[CountsQuery], names: _Names) -> str:
+    """Requests that never reached a pod, and a 0 for every client, so that its first loss is seen to be new."""
+    sent_to, reach = _sent_to(group), _reach(group)
+    if names.lost == names.source.recorded_unreached:  # its rule has the zeros
+        return f"last_over_time({names.lost}{{{sent_to}}}[{reach}])"
+    clients = f"{names.lost}{{reporter={json.dumps(CLIENT)},{sent_to}"
+    lost = f"last_over_time({clients},response_flags=~{json.dumps(_LOST)}}}[{reach}])"
+    by = "instance,pod,namespace,destination_service_name,destination_service_namespace"
+    return f"{lost} or 0 * count by ({by}) (last_over_time({clients}}}[{reach}]))"
+
+
+_LOST = f"(.*,)?({'|'.join(UNREACHED_FLAGS)})(,.*)?"
 
 
 def filled_in(template: Template, query: CountsQuery) -> str:
@@ -298,9 +412,14 @@ class _Server:
     name: str  # of the server, for messages
     deadline: Deadline
 
-    def range(self, expression: str, first: int, last: int, step: int) -> list[Any]:
-        """Series with the values at each step; times in milliseconds since 1970. Raises SourceError, TypeError."""
-        exact = {"start": _seconds(first), "end": _seconds(last), "timeout": f"{self.deadline.left():.3f}"}
+    def range(self, expression: str, first: int, last: int, step: int, *, share: float = 1.0) -> list[Any]:
+        """Series with the values at each step; times in milliseconds since 1970. Raises SourceError, TypeError.
+
+        The server is told to give up after `share` of the time that is left.
+        """
+        self.deadline.check(self.name)
+        left = max(share * self.deadline.left(), 0.001)
+        exact = {"start": _seconds(first), "end": _seconds(last), "timeout": f"{left:.3f}"}
         start, end = EPOCH + first * MILLISECOND, EPOCH + last * MILLISECOND
         try:
             result = self.client.custom_query_range(expression, start, end, _seconds(step), params=exact)
@@ -338,26 +457,29 @@ class _Server:
 class _Asking:
     """One group's questions, and what came of them."""
 
-    def __init__(self, server: _Server, group: Sequence[CountsQuery]) -> None:
+    def __init__(self, server: _Server, group: Sequence[tuple[CountsQuery, _Names]], notes: _Memory[str]) -> None:
         self._server = server
-        self.queries = self._group = group
+        self.queries = self._group = [query for query, _ in group]
+        self._names = group[0][1]
         self._unseen: dict[str, dict[str, str]] = defaultdict(dict)
-        self._notes: dict[str, str] = {}
-        self._source = group[0].source
-        self._grid = _Grid.over(group[0].points, group[0].step)
-        self._claims = Claims(group)
+        self._notes = notes
+        self._source = self._names.source
+        self._grid = _Grid.over(self._group[0].points, self._group[0].step)
+        self._claims = Claims(self._group)
         self._tally = Tally()
 
-    def count(self) -> None:
-        """Reads requests and durations. Raises SourceError."""
+    def count(self, *, in_haste: bool = False) -> None:
+        """Reads requests and durations; `in_haste`: others wait, so half of the time must do. Raises SourceError."""
         wanted = [self._source.requests]
         if self._group[0].durations:
             wanted.append(self._source.durations)
         expression = f"last_over_time({_selector(self._group, wanted)})"
+        if _sent_to(self._group):
+            expression += f" or {_unreached(self._group, self._names)}"
         with self._server.understood():
-            for series in self._series(expression):
+            for series in self._series(expression, share=0.5 if in_haste else 1.0):
                 self._take(series)
-            self._notes = self._missing_buckets()
+            self._look_for_buckets()
 
     def fill_in_templates(self) -> None:
         """Reads the operators' own queries; one that fails takes its metric out of the answer, and nothing else."""
@@ -382,17 +504,17 @@ class _Asking:
         return {
             query.canary: CountsAnswer(
                 self._tally.readings(query.canary),
-                "; ".join(filter(None, (self._claims.note(query), self._notes.get(query.canary, "")))),
+                "; ".join(filter(None, (self._claims.note(query), self._bucket_note(query)))),
                 unseen=self._unseen[query.canary],
             )
             for query in self._group
         }
 
-    def _series(self, expression: str, most: float = math.inf) -> Iterator[Mapping[str, Any]]:
+    def _series(self, expression: str, most: float = math.inf, share: float = 1.0) -> Iterator[Mapping[str, Any]]:
         """All series over the whole grid. Raises SourceError."""
         for first, last in self._grid.pieces():
             with self._server.understood():
-                found = self._server.range(expression, first, last, self._grid.step)
+                found = self._server.range(expression, first, last, self._grid.step, share=share)
             if len(found) > most:
                 raise SourceError(f"{len(found)} series are too many; sum them by pod")
             for series in found:
@@ -414,6 +536,9 @@ class _Asking:
 
     def _take(self, series: Mapping[str, Any]) -> None:
         labels: Labels = series["metric"]
+        if self._is_of_a_client(labels):
+            self._take_lost(series)
+            return
         name = labels["__name__"]
         kept = self._samples(series)
         if not is_counted(labels, name, self._source):
@@ -424,6 +549,19 @@ class _Asking:
         for canary, arm in self._claims.of(labels):
             self._tally.add(canary, counter_key(labels, name, self._source, arm, exporter, pod), part, kept)
 
+    def _is_of_a_client(self, labels: Labels) -> bool:
+        if "__name__" not in labels:  # a zero
+            return "destination_service_name" in labels
+        return labels["__name__"] == self._names.lost and (
+            labels.get("reporter") == CLIENT or self._names.lost == self._source.recorded_unreached
+        )
+
+    def _take_lost(self, series: Mapping[str, Any]) -> None:
+        labels: Labels = series["metric"]
+        for canary, arm in self._claims.sent_to(labels):
+            if (key := unreached_key(labels, arm)) is not None:
+                self._tally.add(canary, key, _without_replica(labels), self._samples(series))
+
     def _instant(self, seconds: float) -> datetime | None:
         """The point asked for; None for an instant between two of them. A foreign grid is an error, not no data."""
         at = round(seconds * 1000)
@@ -431,19 +569,27 @@ class _Asking:
             raise ValueError(f"a value for {seconds}, an instant that was not asked for")
         return self._grid.points.get(at)
 
-    def _missing_buckets(self) -> dict[str, str]:
-        """A note for each canary that has durations, but no classic buckets; asks only when buckets are missing."""
-        source = self._source
-        blind = [q for q in self._group if q.durations and self._tally.names.get(q.canary) == {"requests"}]
+    def _is_without_buckets(self, query: CountsQuery) -> bool:
+        names = self._tally.names.get(query.canary, set())
+        return query.durations and "requests" in names and "bucket" not in names
+
+    def _bucket_note(self, query: CountsQuery) -> str:
+        return (self._notes.get(_identity(query)) or "") if self._is_without_buckets(query) else ""
+
+    def _look_for_buckets(self) -> None:
+        """What to say of canaries that have no classic buckets: have they any durations? Once in five minutes."""
+        source, now = self._source, max(self._grid.points.values())
+        blind = [q for q in self._group if self._is_without_buckets(q) and not self._notes.knows(_identity(q), now)]
         if not blind:
-            return {}
+            return
         base = source.durations.removesuffix("_bucket")
         by = "destination_workload,destination_workload_namespace,reporter"
         expression = f"count by ({by}) (last_over_time({_selector(blind, [base, f'{base}_count'])}))"
         last = max(self._grid.points)
         found = {canary for labels in self._server.labels(expression, last) for canary, _ in self._claims.of(labels)}
         note = f"{base} has a count but no {source.durations}: native histograms cannot be compared yet"
-        return {query.canary: note for query in blind if query.canary in found}
+        for query in blind:
+            self._notes.keep(_identity(query), note if query.canary in found else "", now)
 
 
 def _seconds(milliseconds: int) -> str:
@@ -514,6 +660,7 @@ def _parsed(body: bytes) -> Any:
 def _said(answer: Answer) -> str:
     """The server's own words about an error, shortened."""
     document = _parsed(answer.body[:100_000])
-    if isinstance(document, dict) and "error" in document:
+    # Whoever names a server must not learn from its errors what else it could say.
+    if isinstance(document, dict) and document.get("status") == "error" and "error" in document:
         return f"{document.get('errorType', 'error')!s:.40}: {document['error']!s:.200}"
     return answer.reason[:100]

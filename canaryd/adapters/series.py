@@ -12,7 +12,9 @@ Durations of requests that were not served (code 0: the client left; 429: rate l
 such requests are, and as they are in the recorded metrics.
 
 Only what the serving side reports counts (`reporter` destination or waypoint, or no such label, as in recorded
-metrics): the client's report of the same request would count it twice.
+metrics): the client's report of the same request would count it twice. The exception are requests of which the client
+(`reporter` source) says that they got no answer from a pod: they belong to the arm in front of which stands the Service
+that they were sent to (`destination_service_name`), and to no pod; their counter is the client's own.
 """
 
 from __future__ import annotations
@@ -22,11 +24,16 @@ from collections import defaultdict
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from datetime import datetime
 
+from canaryd.counts import UNREACHED
 from canaryd.model import Arm, CounterKey, Reading
 from canaryd.policy import ErrorSource
 from canaryd.ports import CountsQuery
 
 REPORTERS = ("destination", "waypoint", "")
+CLIENT = "source"  # the reporter of requests as they were sent
+# Envoy's flags of a request that got no answer from a pod: the connection failed, no healthy endpoint, too many
+# connections, no route, timed out, retries used up, the connection broke.
+UNREACHED_FLAGS = ("UF", "UH", "UO", "NR", "UT", "URX", "UC")
 UNSERVED = ("0", "429")  # response codes whose durations say nothing about the version
 REPLICA_LABELS = frozenset({"prometheus_replica", "replica", "__replica__"})
 
@@ -37,27 +44,34 @@ class Claims:
     """Which canary and arm a series belongs to."""
 
     def __init__(self, queries: Sequence[CountsQuery]) -> None:
-        self._owners: dict[tuple[str, str], list[tuple[str, Arm]]] = defaultdict(list)
-        self._namespaces: dict[str, set[str]] = defaultdict(set)
-        self.ambiguous: set[str] = set()  # workloads met without a namespace that canaries of several namespaces claim
+        self._workloads, self._services = _Owners(), _Owners()
         for query in queries:
-            for workload, arm in ((query.stable, Arm.STABLE), (query.canary_workload, Arm.CANARY)):
-                self._owners[query.namespace, workload].append((query.canary, arm))
-                self._namespaces[workload].add(query.namespace)
+            for arm, workload, service in (
+                (Arm.STABLE, query.stable, query.stable_service),
+                (Arm.CANARY, query.canary_workload, query.canary_service),
+            ):
+                self._workloads.add(query.namespace, workload, (query.canary, arm))
+                if service:
+                    self._services.add(query.namespace, service, (query.canary, arm))
+
+    @property
+    def ambiguous(self) -> set[str]:
+        """Workloads met without a namespace that canaries of several namespaces claim."""
+        return self._workloads.ambiguous
 
     def of(self, labels: Labels) -> Sequence[tuple[str, Arm]]:
         """Empty for a series of nobody, of a client's report, or of nobody in particular (see `ambiguous`)."""
-        workload = labels.get("destination_workload", "")
-        namespaces = self._namespaces.get(workload)
-        if not namespaces or labels.get("reporter", "") not in REPORTERS:
+        if labels.get("reporter", "") not in REPORTERS:
             return ()
-        namespace = labels.get("destination_workload_namespace", "")
-        if not namespace:
-            if len(namespaces) > 1:
-                self.ambiguous.add(workload)
-                return ()
-            (namespace,) = namespaces
-        return self._owners.get((namespace, workload), ())
+        return self._workloads.of(
+            labels.get("destination_workload_namespace", ""), labels.get("destination_workload", "")
+        )
+
+    def sent_to(self, labels: Labels) -> Sequence[tuple[str, Arm]]:
+        """The same of a client's report of requests that never reached a pod, by the Service they were sent to."""
+        return self._services.of(
+            labels.get("destination_service_namespace", ""), labels.get("destination_service_name", "")
+        )
 
     def note(self, query: CountsQuery) -> str:
         """What a person should know about series that could not be given to anybody; "" when there are none."""
@@ -65,6 +79,30 @@ class Claims:
         if not unclear:
             return ""
         return f"series of {' and '.join(unclear)} name no namespace, but canaries in several namespaces claim them"
+
+
+class _Owners:
+    """Whose name it is, in which namespace."""
+
+    def __init__(self) -> None:
+        self._owners: dict[tuple[str, str], list[tuple[str, Arm]]] = defaultdict(list)
+        self._namespaces: dict[str, set[str]] = defaultdict(set)
+        self.ambiguous: set[str] = set()
+
+    def add(self, namespace: str, name: str, owner: tuple[str, Arm]) -> None:
+        self._owners[namespace, name].append(owner)
+        self._namespaces[name].add(namespace)
+
+    def of(self, namespace: str, name: str) -> Sequence[tuple[str, Arm]]:
+        namespaces = self._namespaces.get(name, ())
+        if not namespaces:
+            return ()
+        if not namespace:
+            if len(namespaces) > 1:
+                self.ambiguous.add(name)
+                return ()
+            (namespace,) = namespaces
+        return self._owners.get((namespace, name), ())
 
 
 def is_counted(labels: Labels, name: str, source: ErrorSource) -> bool:
@@ -91,6 +129,20 @@ def counter_key(labels: Labels, name: str, source: ErrorSource, arm: Arm, export
     return CounterKey(arm, exporter, pod, "bucket", "", "", "", bound)
 
 
+def unreached_key(labels: Labels, arm: Arm) -> CounterKey | None:
+    """The identity of what a client reports of requests that got nowhere; None for those that were answered.
+
+    A series without any flags stands for the client itself.
+    """
+    flags = labels.get("response_flags", "")
+    if flags and not set(flags.split(",")) & set(UNREACHED_FLAGS):
+        return None
+    pod = labels.get("pod", "")
+    exporter = labels.get("instance") or (f"{labels.get('namespace', '')}/{pod}" if pod else "")
+    code, grpc = labels.get("response_code", ""), labels.get("grpc_response_status", "")
+    return CounterKey(arm, exporter, "", UNREACHED, code, flags, grpc, 0.0)
+
+
 class Tally:
     """Collects parts of counters, instant by instant, and adds them up."""
 
@@ -108,7 +160,7 @@ class Tally:
         self.names[canary].add(key.name)
 
     def readings(self, canary: str) -> tuple[Reading, ...]:
-        """Ascending; only instants that have at least one counter."""
+        """Ascending; only instants that have at least one counter, and not only of requests that got nowhere."""
         counters: dict[datetime, dict[CounterKey, float]] = defaultdict(dict)
         for key, parts in self._parts.get(canary, {}).items():
             totals: dict[datetime, float] = {}
@@ -118,4 +170,5 @@ class Tally:
             for at, total in totals.items():
                 if math.isfinite(total):
                     counters[at][key] = total
-        return tuple(Reading(at, counters[at]) for at in sorted(counters))
+        told = {at for at, found in counters.items() if any(key.name != UNREACHED for key in found)}
+        return tuple(Reading(at, counters[at]) for at in sorted(told))

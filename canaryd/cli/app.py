@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 import canaryd
-from canaryd.cli.exits import Exit, exit_of
+from canaryd.cli.exits import Exit, exit_of, sentence_of
 from canaryd.errors import CanarydError
 
 # name -> module, attribute, one line of help; in the order in which they are listed
@@ -36,6 +36,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "retry": ("say", "retry", "Try a rolled back revision again."),
     "skip": ("say", "skip", "Promote without further judging."),
     "wait": ("wait", "wait", "Wait until a rollout ends."),
+    "delete": ("delete", "delete", "Delete a Canary of a cluster; the plain Deployment is brought back."),
+    "doctor": ("doctor", "doctor", "Look for what is missing or not as it should be, and say what to do."),
     "analyze": ("analyze", "analyze", "Judge a past window as the daemon would have done."),
     "replay": ("replay", "replay", "Decide a stored rollout once more from Prometheus and the records, and compare."),
     "placebo": ("placebo", "placebo", "How often would canaries be rolled back that cannot be worse?"),
@@ -45,9 +47,10 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
         "null_simulation",
         "Check by simulation how often good canaries are rolled back.",
     ),
+    "manifests": ("manifests", "manifests", "Print what a cluster needs."),
     "health": ("health", "health", "Ask a running canaryd whether it is well."),
     "completion": ("completion", "completion", "Print a script that completes commands, options and canary names."),
-    "help": ("help", "show_help", "Help on a command or a topic, such as exit-codes."),
+    "help": ("help", "show_help", "Help on a command or a topic, such as exit-codes or kubernetes."),
 }
 
 
@@ -57,6 +60,16 @@ class Options:
 
     config: str | None = None
     state: str | None = None
+    context: str | None = None
+    kubeconfig: str | None = None
+    namespace: str | None = None
+    all_namespaces: bool = False
+    plugin: bool = False  # typed as `kubectl canary`
+
+    @property
+    def cluster(self) -> bool:
+        """A cluster was asked for in so many words."""
+        return bool(self.context or self.kubeconfig or self.namespace or self.all_namespaces)
 
 
 class Commands(click.Group):
@@ -82,8 +95,8 @@ class Commands(click.Group):
             formatter.write_dl([(name, line) for name, (_, _, line) in COMMANDS.items()])
 
 
-def _remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
-    if value is not None and param.name is not None:
+def _remember(ctx: click.Context, param: click.Parameter, value: str | bool | None) -> None:
+    if value is not None and value is not False and param.name is not None:
         setattr(ctx.ensure_object(Options), param.name, value)
 
 
@@ -100,16 +113,23 @@ def config_option(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def global_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """`--config` and `--state`; understood before and after the command's name."""
-    state = click.option(
-        "--state",
-        metavar="PATH",
-        type=click.Path(),
-        expose_value=False,
-        callback=_remember,
-        help="State file; with it no configuration is needed.",
-    )
-    return config_option(state(command))
+    """`--config`, `--state`, and which cluster; understood before and after the command's name."""
+    kept: dict[str, Any] = {"expose_value": False, "callback": _remember}
+    for option in (
+        click.option("-A", "--all-namespaces", is_flag=True, help="The Canaries of all namespaces.", **kept),
+        click.option("-n", "--namespace", metavar="N", help="Of a cluster; default that of the context.", **kept),
+        click.option("--kubeconfig", metavar="FILE", type=click.Path(), help="Which clusters there are.", **kept),
+        click.option("--context", metavar="C", help="Of the kubeconfig: the Canaries of that cluster.", **kept),
+        click.option(
+            "--state",
+            metavar="PATH",
+            type=click.Path(),
+            help="State file; with it no configuration is needed.",
+            **kept,
+        ),
+    ):
+        command = option(command)
+    return config_option(command)
 
 
 @click.command(
@@ -130,6 +150,7 @@ def app(ctx: click.Context) -> None:
       canaryd status -w                      watch
       canaryd explain api                    why the latest decision
       canaryd abort api --reason "pager"     roll back now
+      kubectl canary status -n shop          the same in a cluster: canaryd help kubernetes
     """
     ctx.ensure_object(Options)
 
@@ -155,15 +176,19 @@ def _complain(text: str) -> None:
     click.echo(f"canaryd: {text}", err=True)
 
 
-def run(args: Sequence[str] | None = None) -> int:
-    """Carry out one command line; returns the exit code. Errors raised on purpose become one sentence on stderr."""
+def run(args: Sequence[str] | None = None, *, plugin: bool = False) -> int:
+    """Carry out one command line; returns the exit code. Errors raised on purpose become one sentence on stderr.
+
+    `plugin`: it was typed as `kubectl canary`, so it is about the cluster that kubectl speaks with.
+    """
     codecs.register_error("canaryd", _replace)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="canaryd")
     debug = os.environ.get("CANARYD_DEBUG", "") not in ("", "0")
     try:
-        code = app.main(args=args, prog_name="canaryd", standalone_mode=False)
+        name = "kubectl canary" if plugin else "canaryd"
+        code = app.main(args=args, prog_name=name, standalone_mode=False, obj=Options(plugin=plugin))
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -176,7 +201,7 @@ def run(args: Sequence[str] | None = None) -> int:
     except CanarydError as error:
         if debug:
             raise
-        _complain(str(error) or type(error).__name__)
+        _complain(sentence_of(error))
         return exit_of(error)
     except BrokenPipeError:  # whoever read our output has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

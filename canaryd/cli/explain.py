@@ -49,7 +49,9 @@ def explain(session: Session, name: str, when: str | None, verbose: bool, form: 
     elif around and around[0].at <= moment:
         body = around[0].body
     else:
-        raise NotFoundError(f"{name} has no decision at or before {when}; canaryd keeps them for a limited time.")
+        raise NotFoundError(
+            f"{session.plain(name)} has no decision at or before {when}; canaryd keeps them for a limited time."
+        )
     if form != "table":
         output.emit(body, form)
         return Exit.OK
@@ -61,14 +63,14 @@ def explain(session: Session, name: str, when: str | None, verbose: bool, form: 
 def _around(session: Session, name: str, moment: datetime | None) -> Sequence[Record]:
     if session.stored(name) is None:
         return ()
-    return session.store.records(name, limit=EARLIER + 1, before=moment)
+    return session.records(name, limit=EARLIER + 1, before=moment)
 
 
 def _show_history(session: Session, name: str, around: Sequence[Record], moment: datetime | None, at: datetime) -> None:
     """The decisions up to the moment, newest last, and a few after it."""
     later: Sequence[Record] = ()
     if moment is not None and around:
-        newest_first = session.store.records(name, limit=1000)
+        newest_first = session.records(name, limit=1000)
         later = [record for record in newest_first if record.at > moment][-LATER:]
     if not around and not later:
         return

@@ -24,15 +24,16 @@ def get(session: Session, name: str | None, form: str) -> int:
       canaryd get                 all canaries
       canaryd get -o name         their names, one in each line
       canaryd get api -o yaml     the latest decision record
+      canaryd get -A              all canaries of a cluster
     """
     names = (session.name(name),) if name else session.names()
     if form == "name":
         for n in names:
-            click.echo(f"canary.canaryd.io/{n}")
+            click.echo(f"canary.canaryd.io/{session.plain(n)}")
         return Exit.OK
     bodies = [session.body(n) for n in names]
     if form in ("json", "yaml"):
         output.emit(bodies[0] if name else bodies, form)
     else:
-        output.show(render.short(bodies, local(now()), wide=form == "wide"))
+        output.show(render.short(bodies, local(now()), wide=form == "wide", namespaces=session.several_namespaces))
     return Exit.OK

@@ -9,7 +9,7 @@ import click
 
 from canaryd.cli.app import config_option
 from canaryd.cli.exits import Exit, UsageError
-from canaryd.cli.session import Session, with_session
+from canaryd.cli.session import Session, with_files
 from canaryd.errors import SourceError
 
 DEFAULT = "http://127.0.0.1:9095/healthz"
@@ -20,7 +20,7 @@ LARGEST = 4096  # bytes of the answer that are read
 @config_option
 @click.option("--url", metavar="URL", help=f"What to ask; default from the configuration, else {DEFAULT}.")
 @click.option("--timeout", type=click.FloatRange(0.1, 60), metavar="SECONDS", default=3.0, show_default=True)
-@with_session
+@with_files
 def health(session: Session, url: str | None, timeout: float) -> int:
     """Ask a running canaryd whether it is well.
 

@@ -70,7 +70,7 @@ class Server:
         return Weights.of(found)
 
 
-def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
+def server_options(command: Callable[..., Any], *, required: bool = True) -> Callable[..., Any]:
     """`--prometheus` and what goes with it; understood by `server`."""
     for option in (
         click.option("--ca-file", metavar="FILE", type=click.Path(), help="Certificates to trust."),
@@ -83,7 +83,7 @@ def server_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="TIME",
             help="Its own.",
         ),
-        click.option("--prometheus", "url", required=True, metavar="URL", help="Such as http://127.0.0.1:9090."),
+        click.option("--prometheus", "url", required=required, metavar="URL", help="Such as http://127.0.0.1:9090."),
     ):
         command = option(command)
     return command

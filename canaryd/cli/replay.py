@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from canaryd import render
-from canaryd.cli import output
+from canaryd.cli import output, past
 from canaryd.cli.app import global_options
 from canaryd.cli.exits import Exit, NotFoundError, UsageError
 from canaryd.cli.session import Session, complete_name, local, with_session
@@ -26,27 +28,30 @@ SHOWN = 20  # differences
 @click.command()
 @global_options
 @click.argument("rollout", shell_complete=complete_name)
+@functools.partial(past.server_options, required=False)
 @output.format_option("table", "json")
 @with_session
-def replay(session: Session, rollout: str, form: str) -> int:
+def replay(session: Session, rollout: str, form: str, **server: Any) -> int:
     """Decide a stored rollout once more from Prometheus and the records, and compare.
 
     ROLLOUT is one such as api-3, or a canary's name for its latest. Every look is repeated with the counters that
     Prometheus still has; verdict, decision, counts and log e-value must be those that were recorded. Exits with 1 when
-    one of them is not.
+    one of them is not. In a cluster --prometheus says where the counters are, else spec.prometheus of the Canary.
 
     \b
     Examples:
       canaryd replay api
       canaryd replay api-3 -o json
+      canaryd replay api -n shop --prometheus http://127.0.0.1:9090
     """
     from canaryd.hindsight.replay import ReplayError
     from canaryd.hindsight.replay import replay as again
 
     name, number = _which(session, rollout)
-    canary, source = _canary(session, name), _source(session)
+    canary = _canary(session, name)
+    source = _source(session, canary, server)
     try:
-        found = list(again(canary, source, session.store.records(name, limit=MOST_RECORDS), number))
+        found = list(again(canary, source, session.records(name, limit=MOST_RECORDS), number))
     except ReplayError as error:
         raise NotFoundError(str(error)) from error
     differing = [one for one in found if one.differences]
@@ -59,30 +64,39 @@ def replay(session: Session, rollout: str, form: str) -> int:
 
 def _which(session: Session, given: str) -> tuple[str, str]:
     """(canary, rollout) of "api-3" or "api". Raises NotFoundError."""
-    names = session.names()
     match = re.fullmatch(r"(.+)-(\d{1,9})", given)
-    if given not in names and match and match[1] in names:
-        return match[1], given
-    name = session.name(given)
+    try:
+        name = session.name(given)
+    except NotFoundError:
+        if match is None:
+            raise
+        return session.name(match[1]), session.plain(given)
     stored = session.stored(name)
     if stored is None or stored.state is None or not stored.state.rollout:
-        raise NotFoundError(f"{name} has not been rolled out yet")
+        raise NotFoundError(f"{session.plain(name)} has not been rolled out yet")
     return name, stored.state.rollout
 
 
 def _canary(session: Session, name: str) -> Canary:
     """The document as it is now. Raises UsageError, NotFoundError."""
-    session.require_config()
-    found = [c for c in session.documents.canaries if c.name == name] if session.documents else []
-    if not found:
-        raise NotFoundError(f"the document of {name} is not there or has problems; canaryd validate says which")
-    return found[0]
+    if not session.clustered:
+        session.require_config()
+    found = session.canary(name)
+    if found is None:
+        asks = "canaryd doctor" if session.clustered else "canaryd validate"
+        raise NotFoundError(f"the document of {session.plain(name)} is not there or has problems; {asks} says which")
+    return found
 
 
-def _source(session: Session) -> MetricSource:
-    """The configured source. Raises UsageError when it keeps no past."""
+def _source(session: Session, canary: Canary, server: Mapping[str, Any]) -> MetricSource:
+    """The one that was named, else the configured one. Raises UsageError when it keeps no past."""
     from canaryd.wiring import metric_source
 
+    url = server["url"] or (canary.spec.prometheus.url if canary.spec.prometheus else None)
+    if url:
+        return past.server(**{**server, "url": url}).source()
+    if session.clustered:
+        raise UsageError("where the counters are is not known here: --prometheus URL")
     assert session.settings is not None
     source = metric_source(session.settings)
     if not source.remembers:

@@ -6,10 +6,7 @@ second, and the answer is printed. Never moves anything itself.
 
 from __future__ import annotations
 
-import getpass
-import os
 import re
-import socket
 import sys
 import time
 import uuid
@@ -31,15 +28,6 @@ from canaryd.model import Action, Override, Phase, Release, RolloutState
 LOOK = 0.02  # seconds between two looks for the answer
 LONGEST = 500  # characters of a reason
 _REVISION = re.compile(r"[A-Za-z0-9][-._:/@+A-Za-z0-9]{0,199}")
-
-
-def who() -> str:
-    """user@host of the person who types; behind sudo, the person and not root."""
-    try:
-        user = os.environ.get("SUDO_USER") or getpass.getuser()
-    except (KeyError, OSError):  # a container without a passwd entry
-        user = f"uid-{os.getuid()}"
-    return f"{user}@{socket.gethostname()}"
 
 
 def _word(value: str, what: str, longest: int) -> str:
@@ -75,16 +63,13 @@ def _report(outcome: Outcome, said: dict[str, Any], form: str) -> int:
     return outcome.code
 
 
-def _listen(
-    session: Session, name: str, within: float, heard: Callable[[RolloutState], Outcome | None]
-) -> Outcome | None:
+def _listen(session: Session, name: str, within: float, heard: Callable[[], Outcome | None]) -> Outcome | None:
     """Look until the state says what came of it, at most so many seconds."""
     deadline, mark = time.monotonic() + within, -1
     while True:
-        new = session.store.mark()
+        new = session.mark()
         if new != mark:
-            mark, state = new, session.store.load(name).state
-            outcome = heard(state) if state is not None else None
+            mark, outcome = new, heard()
             if outcome is not None:
                 return outcome
         if time.monotonic() >= deadline:
@@ -98,7 +83,8 @@ def _unanswered(session: Session, name: str, what: str, within: float) -> Outcom
         return Outcome(
             Exit.UNAVAILABLE, "recorded", f"{what} is recorded; {missing}: it will be carried out when it runs."
         )
-    sentence = f"{what} is recorded but not answered within {within:g} s; canaryd status {name} shows when it is."
+    shows = f"canaryd status {session.plain(name)} shows when it is"
+    sentence = f"{what} is recorded but not answered within {within:g} s; {shows}."
     return Outcome(Exit.TRY_AGAIN, "recorded", sentence)
 
 
@@ -107,20 +93,24 @@ def _patience(session: Session, name: str, within: float) -> float:
     return 0.0 if session.absent(now(), name) else within
 
 
+def _within(session: Session, given: float | None) -> float:
+    return session.answers_within if given is None else given
+
+
 # ── the commands ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
 def _common(command: Callable[..., Any]) -> Callable[..., Any]:
     """Options that every word has."""
-    by = click.option("--by", metavar="WHO", default=None, help="Who says it; default user@host.")
+    by = click.option(
+        "--by", metavar="WHO", default=None, help="Who says it; default user@host, in a cluster its user."
+    )
     within = click.option(
         "--answer-within",
-        "within",
+        "given",
         type=click.FloatRange(0, 3600),
         metavar="SECONDS",
-        default=1.0,
-        show_default=True,
-        help="How long to wait for the answer.",
+        help="How long to wait for the answer; default 1, in a cluster 15.",
     )
     return global_options(name_argument(by(within(output.format_option("table", "json", "yaml")(command)))))
 
@@ -129,18 +119,20 @@ def _common(command: Callable[..., Any]) -> Callable[..., Any]:
 @_common
 @click.option("--revision", required=True, metavar="R", help="The revision that should run.")
 @with_session
-def start(session: Session, name: str, revision: str, by: str | None, within: float, form: str) -> int:
+def start(session: Session, name: str, revision: str, by: str | None, given: float | None, form: str) -> int:
     """Say which revision should run: begin a rollout.
 
     The revision that is stable already ends a rollout instead (a revert). A revision that was rolled back is not tried
-    again by this; canaryd retry does that.
+    again by this; canaryd retry does that. In a cluster the Deployment's pod template says it: kubectl set image.
 
     \b
     Example:
       canaryd start api --revision 7f3c
     """
     name, revision = session.name(name), _revision(revision)
-    by = _word(by or who(), "by", 200)
+    session.must_start_by_command(name)
+    within = _within(session, given)
+    by = _word(by or session.who(), "by", 200)
     before, at = session.store.load(name), now()
     if before.release is None or before.release.revision != revision:
         session.store.release(name, Release(revision=revision, by=by, at=at))
@@ -149,9 +141,12 @@ def start(session: Session, name: str, revision: str, by: str | None, within: fl
     if known is not None:
         return _report(known, said, form)
 
-    def heard(state: RolloutState) -> Outcome | None:
+    def heard() -> Outcome | None:
+        state = session.store.load(name).state
+        if state is None:
+            return None
         if state.revision == revision or (state.stable_revision == revision and not state.phase.is_active):
-            began = session.store.records(name, limit=1, kinds=("start", "restart", "revert"))
+            began = session.records(name, limit=1, kinds=("start", "restart", "revert"))
             sentence = began[0].sentence if began and began[0].at >= at else state.sentence
             return Outcome(Exit.OK, "accepted", sentence or f"{name}: revision {revision} is under way.")
         if state.phase is Phase.PROMOTING:
@@ -160,7 +155,7 @@ def start(session: Session, name: str, revision: str, by: str | None, within: fl
                 "recorded",
                 f"{name}: the promotion of {state.revision} is finished first, then {revision} begins.",
             )
-        for record in session.store.records(name, limit=1, kinds=("refused",)):
+        for record in session.records(name, limit=1, kinds=("refused",)):
             if record.at >= at:
                 return Outcome(Exit.REFUSED, "refused", record.sentence)
         return None
@@ -186,34 +181,35 @@ def _nothing_new(name: str, revision: str, state: RolloutState | None) -> Outcom
 
 def _say(session: Session, name: str, action: Action, options: dict[str, Any]) -> int:
     """Write the word, listen for the answer, report it."""
-    name, form, within = session.name(name), options["form"], options["within"]
+    name, form, within = session.name(name), options["form"], _within(session, options["given"])
+    plain = session.plain(name)
     stored = session.store.load(name)
     revision = options["revision"] or (stored.state.revision if stored.state else "")
     if not revision:
-        raise OverrideError(f"{name} has no rollout to {action}; canaryd start {name} --revision R begins one.")
+        raise OverrideError(f"{plain} has no rollout to {action}; {session.beginning(name)} begins one.")
     reason = options["reason"] or _ask_reason(action)
     override = Override(
         id=uuid.uuid4().hex,
         action=action,
         revision=_revision(revision),
-        by=_word(options["by"] or who(), "by", 200),
+        by=_word(options["by"] or session.who(), "by", 200),
         reason=_word(reason, "reason", LONGEST),
         at=now(),
         full=bool(options.get("full")),
     )
     if "yes" in options and not options["yes"] and (action is not Action.PROMOTE or override.full):
         _ask_leave(session, name, override)
-    session.store.override(name, override)
+    session.say(name, override)
 
-    def heard(state: RolloutState) -> Outcome | None:
-        for answer in state.answered:
-            if answer.id == override.id:
-                code, word = (Exit.OK, "accepted") if answer.accepted else (Exit.REFUSED, "refused")
-                return Outcome(code, word, answer.sentence)
-        return None
+    def heard() -> Outcome | None:
+        answer = session.answer(name, override.id)
+        if answer is None:
+            return None
+        code, word = (Exit.OK, "accepted") if answer.accepted else (Exit.REFUSED, "refused")
+        return Outcome(code, word, answer.sentence)
 
     said = {
-        "canary": name,
+        "canary": plain,
         "id": override.id,
         "action": action.value,
         "revision": override.revision,
@@ -221,7 +217,7 @@ def _say(session: Session, name: str, action: Action, options: dict[str, Any]) -
     }
     said |= {"by": override.by, "reason": override.reason}
     outcome = _listen(session, name, _patience(session, name, within), heard)
-    return _report(outcome or _unanswered(session, name, f"{action} of {name}", within), said, form)
+    return _report(outcome or _unanswered(session, name, f"{action} of {plain}", within), said, form)
 
 
 def _ask_reason(action: Action) -> str:
@@ -241,7 +237,9 @@ def _ask_leave(session: Session, name: str, override: Override) -> None:
         Action.PROMOTE: "Promote all the way to 100 %",
     }[override.action]
     body = session.body(name)
-    click.echo(f"{name} {override.revision}: {facts(body)}. {render.clean(body.get('sentence'), 600)}", err=True)
+    click.echo(
+        f"{session.plain(name)} {override.revision}: {facts(body)}. {render.clean(body.get('sentence'), 600)}", err=True
+    )
     click.confirm(f"{what}?", abort=True, err=True)
 
 

@@ -1,15 +1,18 @@
 """What most commands need: the configuration, the state, the names, and the time.
 
-The only place of the command line that asks for the time. Never writes; `canaryd.cli.say` does.
+The only place of the command line that asks for the time. Never writes but what a person says. `canaryd.cli.cluster`
+is the same for a cluster; `session_of` chooses.
 """
 
 from __future__ import annotations
 
 import difflib
 import functools
+import getpass
 import os
+import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +27,9 @@ from canaryd.errors import CanarydError
 if TYPE_CHECKING:
     from canaryd.adapters.sqlite_store import SqliteStore
     from canaryd.config import Loaded, Settings
-    from canaryd.model import Stored
+    from canaryd.model import Answer, Override, Record, Stored
+    from canaryd.policy import Canary
+    from canaryd.ports import StateStore
 
 PLACES = (Path("config/canaryd.yaml"), Path("/etc/canaryd/canaryd.yaml"))
 PREFIXES = ("canary.canaryd.io/", "canaries.canaryd.io/", "canary/", "canaries/")
@@ -50,10 +55,20 @@ def find_config(given: str | None) -> Path | None:
 
 
 class Session:
-    """One command's view of the world; everything is read when first asked for."""
+    """One command's view of the world; everything is read when first asked for.
+
+    Canaries go by their key: the plain name here, "NAMESPACE/NAME" in a cluster; `plain` is what people read.
+    """
+
+    clustered = False
+    several_namespaces = False  # a table needs a column to tell them apart
+    answers_within = 1.0  # seconds in which a daemon that is there usually answers what a person says
 
     def __init__(self, options: Options) -> None:
         self._options = options
+
+    def close(self) -> None:
+        """Let go of what was opened; harmless when nothing was."""
 
     @cached_property
     def config_path(self) -> Path | None:
@@ -105,30 +120,75 @@ class Session:
             return True
 
     @cached_property
-    def store(self) -> SqliteStore:
-        """The state. Raises StoreError; never creates a file where `--state` names one that does not exist."""
+    def sqlite(self) -> SqliteStore:
+        """The state file. Raises StoreError; never creates one where `--state` names one that does not exist."""
         from canaryd.adapters.sqlite_store import SqliteStore
 
         return SqliteStore(self.state_path, create=not self._options.state)
+
+    @property
+    def store(self) -> StateStore:
+        """The state."""
+        return self.sqlite
+
+    def mark(self) -> int:
+        """Another number when anybody wrote anything; cheap, for looking again and again."""
+        return self.store.mark()
+
+    def records(
+        self, name: str, *, limit: int = 50, before: datetime | None = None, kinds: Sequence[str] = ()
+    ) -> tuple[Record, ...]:
+        """The latest decisions, newest first."""
+        return self.store.records(name, limit=limit, before=before, kinds=kinds)
+
+    # ── what people say ──────────────────────────────────────────────────────────────────────────────────────
+
+    def who(self) -> str:
+        """user@host of the person who types; behind sudo, the person and not root."""
+        try:
+            user = os.environ.get("SUDO_USER") or getpass.getuser()
+        except (KeyError, OSError):  # a container without a passwd entry
+            user = f"uid-{os.getuid()}"
+        return f"{user}@{socket.gethostname()}"
+
+    def say(self, name: str, override: Override) -> None:
+        """Write down what a person wants. Raises StoreError."""
+        self.store.override(name, override)
+
+    def answer(self, name: str, id_: str) -> Answer | None:
+        """What the daemon answered to the word of this id; None as long as it has not."""
+        state = self.store.load(name).state
+        return next((a for a in state.answered if a.id == id_), None) if state is not None else None
+
+    def beginning(self, name: str) -> str:
+        """The command that begins a rollout."""
+        return f"canaryd start {name} --revision R"
+
+    def must_start_by_command(self, name: str) -> None:
+        """Raises OverrideError where a rollout begins in another way than by `canaryd start`."""
 
     # ── canaries ─────────────────────────────────────────────────────────────────────────────────────────────
 
     def names(self) -> tuple[str, ...]:
         """Every canary that has a document or a state, sorted."""
         documents = {c.name for c in self.documents.canaries} | self.documents.refused if self.documents else set()
-        stored = set(self.store.canaries()) if self.has_state else set()
+        stored = set(self.sqlite.canaries()) if self.has_state else set()
         return tuple(sorted(documents | stored))
 
     def name(self, given: str) -> str:
-        """`given` without a kubectl-like prefix. Raises NotFoundError that lists what there is."""
-        prefix = next((p for p in PREFIXES if given.startswith(p)), "")
-        name, known = given.removeprefix(prefix), self.names()
+        """The key of `given`, which may have a prefix as kubectl has. Raises NotFoundError that lists what there is."""
+        name, known = without_prefix(given), self.names()
         if name in known:
             return name
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-        hint = f'; did you mean "{near[0]}"?' if near else "."
-        there = f"There are: {', '.join(known[:50])}" if known else "There are none"
-        raise NotFoundError(f'no canary "{name[:80]}"{hint} {there}.')
+        raise not_found(name, known)
+
+    def plain(self, name: str) -> str:
+        """What people call it."""
+        return name
+
+    def completions(self) -> tuple[str, ...]:
+        """Names for the shell, in a short time."""
+        return self.names()
 
     def stored(self, name: str) -> Stored | None:
         """What is held; None before there is a state file."""
@@ -143,16 +203,25 @@ class Session:
         phase = state.phase.value if state is not None else "Idle"
         return {"canary": name, "phase": phase, "sentence": f"{name}: canaryd has not decided anything yet."}
 
+    def canary(self, name: str) -> Canary | None:
+        """Its document as it is now; None when it is not there or has problems."""
+        return next((c for c in self.documents.canaries if c.name == name), None) if self.documents else None
+
+    def wanted(self, name: str) -> str | None:
+        """The revision that should run, as far as that is known outside the state."""
+        stored = self.stored(name)
+        return stored.release.revision if stored is not None and stored.release is not None else None
+
     def interval(self, name: str) -> timedelta:
         """Time between two looks at this canary."""
-        found = [c.spec.interval for c in self.documents.canaries if c.name == name] if self.documents else []
-        return found[0] if found else INTERVAL
+        canary = self.canary(name)
+        return canary.spec.interval if canary is not None else INTERVAL
 
     # ── the daemon ───────────────────────────────────────────────────────────────────────────────────────────
 
     def absent(self, at: datetime, name: str | None = None) -> str:
         """Why nobody is at work: "canaryd is not running (last seen …)"; "" while the daemon's heart beats."""
-        beat = self.store.heartbeat() if self.has_state else None
+        beat = self.sqlite.heartbeat() if self.has_state else None
         if beat is None:
             return "canaryd is not running (it never ran on this state)"
         holder, seen = beat
@@ -163,11 +232,60 @@ class Session:
         return f"canaryd is not running (last seen {local(seen):%Y-%m-%d %H:%M:%S}, {holder})"
 
 
+# ── which one ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def session_of(options: Options) -> Session:
+    """A cluster's where one was asked for, by an option, $CANARYD_CONTEXT, kubectl or the configuration; else files.
+
+    What was typed goes before what is set. Raises UsageError for a contradiction, ConfigError.
+    """
+    if options.cluster and options.state:
+        raise UsageError("--state is a file without a cluster; it cannot go with --context, --kubeconfig, -n and -A")
+    named_files = options.state or options.config
+    wanted = options.cluster or (not named_files and (os.environ.get("CANARYD_CONTEXT") or options.plugin))
+    if not wanted and not options.state and find_config(options.config) is not None:
+        wanted = getattr(Session(options).settings, "mode", "embedded") == "cluster"
+    if not wanted:
+        return Session(options)
+    from canaryd.cli.cluster import ClusterSession
+
+    return ClusterSession(options)
+
+
+def without_prefix(given: str) -> str:
+    """ "canary.canaryd.io/api" → "api"."""
+    return given.removeprefix(next((p for p in PREFIXES if given.startswith(p)), ""))
+
+
+def not_found(name: str, known: Sequence[str]) -> NotFoundError:
+    """There is no canary of that name; which ones there are."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f'; did you mean "{near[0]}"?' if near else "."
+    there = f"There are: {', '.join(known[:50])}" if known else "There are none"
+    return NotFoundError(f'no canary "{name[:80]}"{hint} {there}.')
+
+
 # ── for the commands ─────────────────────────────────────────────────────────────────────────────────────────
 
 
 def with_session(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the command a Session as its first argument."""
+    """Give the command its Session as its first argument."""
+
+    @click.pass_context
+    @functools.wraps(command)
+    def wrapped(ctx: click.Context, /, *args: Any, **kwargs: Any) -> Any:
+        session = session_of(ctx.ensure_object(Options))
+        try:
+            return command(session, *args, **kwargs)
+        finally:
+            session.close()
+
+    return wrapped
+
+
+def with_files(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the command a Session of files as its first argument, for what is about the configuration alone."""
 
     @click.pass_context
     @functools.wraps(command)
@@ -180,8 +298,8 @@ def with_session(command: Callable[..., Any]) -> Callable[..., Any]:
 def complete_name(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
     """Names for the shell; nothing when they cannot be had."""
     try:
-        options = ctx.find_object(Options) or Options()
-        return [name for name in Session(options).names() if name.startswith(incomplete)]
+        session = session_of(ctx.find_object(Options) or Options())
+        return [name for name in session.completions() if name.startswith(incomplete)]
     except (CanarydError, OSError):
         return []
 

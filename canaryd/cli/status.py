@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -39,11 +39,12 @@ def status(session: Session, name: str | None, watch: bool, form: str) -> int:
       canaryd status -w              keep watching
       canaryd status api             one canary, with its evidence
       canaryd status api -o json     for scripts
+      canaryd status -A -w           a whole cluster
     """
     names = (session.name(name),) if name else session.names()
     if watch:
         try:
-            _watch(session, names, name is not None, form)
+            _watch(session, names if name else None, form)
         except KeyboardInterrupt:  # the way to end watching
             click.echo()
         return Exit.OK
@@ -52,30 +53,32 @@ def status(session: Session, name: str | None, watch: bool, form: str) -> int:
         output.emit(bodies[0] if name else bodies, form)
     elif form == "name":
         for n in names:
-            click.echo(f"canary.canaryd.io/{n}")
+            click.echo(f"canary.canaryd.io/{session.plain(n)}")
     else:
-        output.show(_picture(bodies, name is not None and form == "table", wide=form == "wide"))
+        output.show(_picture(session, bodies, name is not None and form == "table", wide=form == "wide"))
     missing = session.absent(now(), names[0] if name else None)
     if missing:
         click.echo(f"canaryd: {missing}; this is what was last known.", err=True)
     return Exit.OK
 
 
-def _picture(bodies: list[Mapping[str, Any]], one: bool, *, wide: bool = False) -> RenderableType:
+def _picture(session: Session, bodies: Sequence[Mapping[str, Any]], one: bool, *, wide: bool = False) -> RenderableType:
     at = local(now())
     if one:
         return render.tree(bodies[0], at)
-    table, fleet = render.table(bodies, at, 10_000 if wide else output.width()), render.standing(bodies)
+    width = 10_000 if wide else output.width()
+    table = render.table(bodies, at, width, namespaces=session.several_namespaces)
+    fleet = render.standing(bodies)
     return Group(table, Text(), Text(fleet, render.QUIET)) if fleet else table
 
 
-def _changes(session: Session, names: tuple[str, ...]) -> Iterator[list[Mapping[str, Any]]]:
-    """All bodies, at once and again whenever anybody wrote anything or it is time to draw again."""
-    mark, drawn, bodies = -1, 0.0, list[Mapping[str, Any]]()
+def _changes(session: Session, only: tuple[str, ...] | None) -> Iterator[dict[str, Mapping[str, Any]]]:
+    """Name → body of those, or of all, at once and again when anybody wrote anything or it is time to draw again."""
+    mark, drawn, bodies = -1, 0.0, dict[str, Mapping[str, Any]]()
     while True:
-        new = session.store.mark()
+        new = session.mark()
         if new != mark:
-            mark, bodies = new, [session.body(name) for name in names]
+            mark, bodies = new, {name: session.body(name) for name in only or session.names()}
         elif time.monotonic() - drawn < REDRAW:
             time.sleep(LOOK)
             continue
@@ -83,29 +86,36 @@ def _changes(session: Session, names: tuple[str, ...]) -> Iterator[list[Mapping[
         yield bodies
 
 
-def _watch(session: Session, names: tuple[str, ...], one: bool, form: str) -> None:
+def _watch(session: Session, only: tuple[str, ...] | None, form: str) -> None:
     if form in ("json", "yaml", "name") or not is_terminal():
-        _follow(session, names, form)
+        _follow(session, only, form)
         return
     from rich.live import Live
 
+    tree, wide = only is not None and form == "table", form == "wide"
     with Live(console=output.console(), auto_refresh=False, vertical_overflow="visible") as live:
-        for bodies in _changes(session, names):
-            missing = session.absent(now(), names[0] if one else None)
+        for bodies in _changes(session, only):
+            missing = session.absent(now(), only[0] if only else None)
             below = [Text(), Text(f"{missing}; this is what was last known.", render.CARE)] if missing else []
-            live.update(Group(_picture(bodies, one and form == "table", wide=form == "wide"), *below), refresh=True)
+            live.update(Group(_picture(session, list(bodies.values()), tree, wide=wide), *below), refresh=True)
 
 
-def _follow(session: Session, names: tuple[str, ...], form: str) -> None:
+def _follow(session: Session, only: tuple[str, ...] | None, form: str) -> None:
     """Without a terminal: a line when a decision changes something; machines get every record."""
     told: dict[str, object] = {}
-    for bodies in _changes(session, names):
-        for name, body in zip(names, bodies, strict=True):
+    missing = ""
+    for bodies in _changes(session, only):
+        for name, body in bodies.items():
             key = body.get("at") if form == "json" else outline(body)
             if told.get(name, told) != key:
                 told[name] = key
                 line = json.dumps(body, ensure_ascii=True) if form == "json" else render.lines([body])[0]
                 click.echo(line)
+        if (now_missing := session.absent(now(), only[0] if only else None)) != missing:
+            missing = now_missing
+            click.echo(
+                f"canaryd: {missing}; this is what was last known." if missing else "canaryd: is back.", err=True
+            )
 
 
 def outline(body: Mapping[str, Any]) -> tuple[object, ...]:

@@ -11,7 +11,7 @@ from canaryd import render
 from canaryd.cli import output
 from canaryd.cli.app import config_option
 from canaryd.cli.exits import Exit
-from canaryd.cli.session import Session, with_session
+from canaryd.cli.session import Session, with_files
 from canaryd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.argument("files", nargs=-1, type=click.Path())
 @click.option("--show", is_flag=True, help="Print the documents with every default written out.")
 @output.format_option("table", "json")
-@with_session
+@with_files
 def validate(session: Session, files: tuple[str, ...], show: bool, form: str) -> int:
     """Check Canary documents and the configuration; without FILES, the configuration and all it names.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import StrEnum
 from typing import Any
@@ -37,13 +37,18 @@ def _duration(ctx: click.Context, param: click.Parameter, value: str) -> timedel
         raise click.BadParameter(str(error)) from error
 
 
+def duration_option(name: str, default: str, words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """An option such as `--timeout 10m`."""
+    return click.option(name, metavar="TIME", default=default, show_default=True, callback=_duration, help=words)
+
+
 @click.command()
 @global_options
 @name_argument
 @click.option(
     "--for", "goal", type=click.Choice([g.value for g in Goal]), default=Goal.SETTLED.value, show_default=True
 )
-@click.option("--timeout", metavar="TIME", default="10m", show_default=True, callback=_duration, help="Longest wait.")
+@duration_option("--timeout", "10m", "Longest wait.")
 @click.option("--revision", metavar="R", help="The rollout of this revision; default the one that was last started.")
 @output.format_option("table", "json", "yaml")
 @with_session
@@ -79,10 +84,10 @@ def _watch(
     """Look until the end or the deadline."""
     deadline, mark = time.monotonic() + timeout.total_seconds(), -1
     while True:
-        new = session.store.mark() if session.stored(name) is not None else 0
+        new = session.mark()
         if new != mark:
             mark, stored = new, session.stored(name)
-            end = ended(stored, goal, revision)
+            end = ended(stored, goal, revision, session.wanted(name))
             if end is not None:
                 return end
         telling.tell(session, name)
@@ -101,10 +106,12 @@ def _run_out(session: Session, name: str) -> Exit:
     return Exit.BLIND if blind else Exit.UNDECIDED
 
 
-def ended(stored: Stored | None, goal: Goal, revision: str | None) -> Exit | None:
-    """How the rollout ended; None while it has not, or while canaryd has not yet heard of it."""
+def ended(stored: Stored | None, goal: Goal, revision: str | None, release: str | None) -> Exit | None:
+    """How the rollout ended; None while it has not, or while canaryd has not yet heard of it.
+
+    `revision`: the one that was named; `release`: the one that should run.
+    """
     state = stored.state if stored is not None else None
-    release = stored.release.revision if stored is not None and stored.release is not None else None
     wanted = revision or release
     if state is None:
         return Exit.OTHERWISE if wanted is None else None

@@ -88,7 +88,16 @@ def load_settings(path: str | os.PathLike[str]) -> Settings:
         problems += wrong
     if problems or settings is None:
         raise ConfigError(problems)
-    return settings
+    return _from_here(settings, Path(file).parent)
+
+
+def _from_here(settings: Settings, root: Path) -> Settings:
+    """With the files of the metrics' server where they are, seen from the file that names them."""
+    prometheus = settings.metrics.prometheus
+    files = {"bearer_token_file": prometheus.bearer_token_file, "ca_file": prometheus.ca_file}
+    joined = {key: str(root / name) for key, name in files.items() if name is not None}
+    metrics = settings.metrics.model_copy(update={"prometheus": prometheus.model_copy(update=joined)})
+    return settings.model_copy(update={"metrics": metrics})
 
 
 def load_canaries(settings: Settings, root: str | os.PathLike[str]) -> Loaded:

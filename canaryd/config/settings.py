@@ -11,8 +11,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from canaryd.policy import Document, Duration, MisfitError, Url, format_duration, said
+from canaryd.policy import Document, Duration, MisfitError, Name, Url, format_duration, said
 
+MODES = ("embedded", "cluster")
 METRIC_SOURCES = ("prometheus", "scrape")
 LOG_FORMATS = ("json", "console", "auto")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -52,6 +53,10 @@ class Prometheus(Document):
     )
     bearer_token_file: FilePath | None = Field(default=None, description="read again for each request")
     ca_file: FilePath | None = Field(default=None, description="certificates to trust instead of the system's")
+    allow_local: bool = Field(
+        default=False,
+        description="a Canary may name a Prometheus on this machine or its link (loopback, 169.254.0.0/16)",
+    )
 
     @field_validator("timeout")
     @classmethod
@@ -187,10 +192,56 @@ class Placebo(Document):
         return value if value is None else _between(value, timedelta(minutes=1), timedelta(days=7))
 
 
+class Lease(Document):
+    """The Lease by which the replicas agree on who leads."""
+
+    name: Name = Field(default="canaryd", description="one for each set of namespaces or shard")
+    namespace: Name | None = Field(default=None, description="default the daemon's own namespace")
+    duration: Duration = Field(
+        default=timedelta(seconds=10), description="a leader not heard of for so long is replaced"
+    )
+
+    @field_validator("duration")
+    @classmethod
+    def _range(cls, value: timedelta) -> timedelta:
+        return _between(value, timedelta(seconds=3), timedelta(minutes=5))
+
+
+class Cluster(Document):
+    """Canary resources of a Kubernetes cluster; used with `mode: cluster`."""
+
+    namespaces: tuple[Name, ...] = Field(default=(), description="whose Canaries are looked after; empty: all")
+    selector: Annotated[str, Field(max_length=1000)] = Field(
+        default="", description='labels that a Canary must have, such as "shard=a"; empty: all'
+    )
+    kubeconfig: FilePath | None = Field(default=None, description="default the pod's ServiceAccount, else kubectl's")
+    context: Annotated[str, Field(min_length=1, max_length=253)] | None = Field(
+        default=None, description="of the kubeconfig; default its current one"
+    )
+    timeout: Duration = Field(default=timedelta(seconds=5), description="longest wait for the API server")
+    domain: Annotated[str, Field(min_length=1, max_length=253)] = Field(
+        default="cluster.local", description="of the cluster, for hosts in routes"
+    )
+    save_every: int = Field(
+        default=3,
+        ge=1,
+        le=100,
+        description="looks that decide nothing share one write of the status; 1: each has its own",
+    )
+    lease: Lease = Lease()
+
+    @field_validator("timeout")
+    @classmethod
+    def _timeout_range(cls, value: timedelta) -> timedelta:
+        return _between(value, timedelta(milliseconds=500), timedelta(minutes=1))
+
+
 class Settings(Document):
     """The whole of canaryd.yaml. Paths in it that are not absolute are relative to the file."""
 
+    mode: str = Field(default="embedded", description="embedded: documents in files; cluster: Canary resources")
     state: State = State()
+    cluster: Cluster = Cluster()
     canaries: tuple[FilePath, ...] = Field(
         default=("canaries",), description="directories, files or patterns with * of Canary documents"
     )
@@ -202,6 +253,11 @@ class Settings(Document):
         default=Placebo(), description="stable pods judged as if they were canaries; needs the source prometheus"
     )
     tell_again: Duration = Field(default=timedelta(minutes=30), description="how often a lasting hold is told again")
+
+    @field_validator("mode")
+    @classmethod
+    def _known_mode(cls, value: str) -> str:
+        return _one_of(value, MODES)
 
     @field_validator("canaries")
     @classmethod

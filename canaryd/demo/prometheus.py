@@ -47,8 +47,12 @@ scrape_configs:
 class Prometheus:
     """One Prometheus server; made stopped."""
 
-    def __init__(self, nursery: Nursery, directory: Path, metrics_url: str, scrape: str = "1s") -> None:
+    def __init__(
+        self, nursery: Nursery, directory: Path, metrics_url: str, scrape: str = "1s", *, binary: Path | None = None
+    ) -> None:
+        """`binary`: another one than that on PATH."""
         self._nursery = nursery
+        self._binary = binary
         self._directory = directory
         self._configuration = configuration(metrics_url, scrape)
         self._port = free_port()
@@ -72,7 +76,7 @@ class Prometheus:
 
     def launch(self) -> Child:
         """Start it without waiting. Raises LabError when there is no Prometheus on this machine."""
-        binary = find()
+        binary = self._binary or find()
         if binary is None:
             raise LabError(HOW_TO_GET_IT)
         if self.running:

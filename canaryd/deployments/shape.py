@@ -122,7 +122,9 @@ def _pin(world: World, revision: str, deployment: JSON) -> list[Write]:
     name = objects.pin_name(doc.name, revision)
     if world.pins is None or name in world.pins:
         return []
-    body = objects.pin(doc.name, doc.metadata.namespace, doc.metadata.uid, revision, deployment, world.config or {})
+    body = objects.pin(
+        doc.name, doc.metadata.namespace, doc.metadata.uid or "", revision, deployment, world.config or {}
+    )
     body["data"]["stable"] = {"made": world.stable is None or world.made_stable, "replicas": replicas(world.stable)}
     useful = {name, objects.pin_name(doc.name, state.stable_revision), objects.pin_name(doc.name, state.revision)}
     gone = [Write("delete", CONTROLLER_REVISIONS, old, {}, "") for old in sorted(world.pins - useful)]

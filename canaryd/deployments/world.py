@@ -186,7 +186,7 @@ def is_away(state: RolloutState, now: datetime, grace: timedelta) -> bool:
 
 
 def stamp(world: World, version: int) -> Stamp:
-    return Stamp(world.doc.key, world.doc.metadata.uid, version, world.state.weight, world.spec.name)
+    return Stamp(world.doc.key, world.doc.metadata.uid or "", version, world.state.weight, world.spec.name)
 
 
 def services(canary: Canary) -> tuple[str, str]:

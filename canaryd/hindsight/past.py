@@ -92,6 +92,8 @@ class Past:
         ahead = (first + i * self._step for i in range(BLOCK))
         points = tuple(t for t in ahead if t <= self._end and t not in known.asked)
         answer = self._source.read([replace(query, points=points)])[query.canary]
+        if answer.failed:
+            raise SourceError(answer.failed)
         known.asked.update(points)
         known.readings.update((r.at, r) for r in answer.readings)
         known.started.update(answer.started)

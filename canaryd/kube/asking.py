@@ -70,19 +70,22 @@ def ask(
     method: str,
     kind: Kind,
     namespace: str | None,
-    name: str = "",
+    name: str | None = None,
     *,
     subresource: str = "",
     query: Mapping[str, str] | None = None,
     body: Any = None,
     content_type: str = "application/json",
 ) -> Ask:
-    """The request for a kind; `namespace` None: all of them. Raises KubeInvalidError for what can be no name."""
+    """The request for one object, or for a collection when `name` is None; `namespace` None: all of them.
+
+    Raises KubeInvalidError for what can be no name, "" included: without it a deletion would be one of everything.
+    """
     path = kind.root
     if kind.namespaced and namespace is not None:
         path += f"/namespaces/{_segment(namespace, 'namespace')}"
     path += f"/{kind.plural}"
-    if name:
+    if name is not None:
         path += f"/{_segment(name, 'name')}"
     if subresource:
         path += f"/{_segment(subresource, 'subresource')}"

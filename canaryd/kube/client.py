@@ -121,32 +121,46 @@ class KubeClient:
     def list(
         self, kind: Kind, namespace: str | None = None, *, labels: str = "", fields: str = "", repeat: bool = True
     ) -> Listed:
-        """All pages of one consistent list, and its resourceVersion. `repeat` False: no request is sent twice."""
-        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(PAGE)}
-        wanted = ask("list", "GET", kind, namespace, query=query)
+        """All of one consistent list, and its resourceVersion. `repeat` False: no request is sent twice."""
         for attempt in range(_LISTS):
             try:
-                return self._pages(kind, wanted, repeat=repeat)
-            except KubeGoneError:  # the pages took longer than the server keeps a snapshot
+                pages = list(self.pages(kind, namespace, labels=labels, fields=fields, repeat=repeat))
+            except KubeGoneError:
                 if attempt == _LISTS - 1:
                     raise
+            else:
+                return [item for items, _ in pages for item in items], pages[-1][1]
         raise AssertionError
 
-    def _pages(self, kind: Kind, wanted: Ask, *, repeat: bool) -> Listed:
-        items: list[JSON] = []
+    def pages(
+        self,
+        kind: Kind,
+        namespace: str | None = None,
+        *,
+        labels: str = "",
+        fields: str = "",
+        limit: int = PAGE,
+        repeat: bool = True,
+    ) -> Iterator[Listed]:
+        """The same page by page, for who keeps less than all of it; each with the resourceVersion of the whole.
+
+        Raises KubeGoneError when the pages were asked for more slowly than the server keeps a snapshot.
+        """
+        query = {"labelSelector": labels, "fieldSelector": fields, "limit": str(limit)}
+        wanted = ask("list", "GET", kind, namespace, query=query)
+        own = {"apiVersion": kind.api_version, "kind": kind.kind}  # a list leaves them out of its items
         more = ""
         while True:
-            page = self._answer(replace(wanted, query={**wanted.query, "continue": more}), repeat=repeat)
-            own = {"apiVersion": kind.api_version, "kind": kind.kind}  # a list leaves them out of its items
-            items.extend({**own, **item} for item in page.get("items") or ())
+            page = self._answer(replace(wanted, query={**query, "continue": more}), repeat=repeat)
             meta = page.get("metadata") or {}
-            more = meta.get("continue") or ""
+            yield [{**own, **item} for item in page.get("items") or ()], str(meta.get("resourceVersion") or "")
+            more = str(meta.get("continue") or "")
             if not more:
-                return items, str(meta.get("resourceVersion") or "")
+                return
 
     def create(self, kind: Kind, namespace: str, body: JSON, *, timeout: float | None = None) -> JSON:
         """Raises KubeExistsError when the name is taken."""
-        return self._answer(self._write("create", "POST", kind, namespace, "", body), timeout=timeout)
+        return self._answer(self._write("create", "POST", kind, namespace, None, body), timeout=timeout)
 
     def replace(
         self,
@@ -265,7 +279,7 @@ class KubeClient:
         return {"timeout": f"{max(1, round(self._timeout * 1000))}ms"}
 
     def _write(
-        self, verb: str, method: str, kind: Kind, namespace: str, name: str, body: Any, *, subresource: str = ""
+        self, verb: str, method: str, kind: Kind, namespace: str, name: str | None, body: Any, *, subresource: str = ""
     ) -> Ask:
         query = {"fieldManager": MANAGER, **self._bounded()}
         return ask(verb, method, kind, namespace, name, subresource=subresource, query=query, body=body)
@@ -387,12 +401,15 @@ class KubeClient:
     def _unreachable(self, asked: Ask, e: Exception, deadline: _Deadline, began: float) -> KubeUnreachableError:
         why, sent = _why(e, deadline.seconds)
         self.reach.failed(why, began)
-        doubt = "; whether it was done is not known" if sent and not asked.reads else ""
+        doubt = "" if asked.reads else "; whether it was done is not known" if sent else "; nothing was sent"
         return KubeUnreachableError(f"{asked.subject}: {self.server}: {why}{doubt}", reason=why)
 
 
 class Watch(Iterator[tuple[str, JSON]]):
-    """The events of one watch. Used by one thread; `close` may be called from any, and ends the iteration at once."""
+    """The events of one watch, as a context manager of the one thread that reads them.
+
+    `close` may be called from any thread, and ends the iteration at once.
+    """
 
     def __init__(self, client: KubeClient, asked: Ask, response: BaseHTTPResponse) -> None:
         self._client = client
@@ -405,11 +422,17 @@ class Watch(Iterator[tuple[str, JSON]]):
         if self._socket is not None:
             self._socket.settimeout(SILENCE_S)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._response.close()
+
     def __next__(self) -> tuple[str, JSON]:
         line = self._line()
         if self._closed.is_set() or not line:
-            self.close()
-            self._response.close()
+            self.__exit__()
             raise StopIteration
         try:
             event = json.loads(line)
@@ -465,18 +488,19 @@ def _why(e: Exception, seconds: float) -> tuple[str, bool]:
 
     if isinstance(e, u.NameResolutionError):
         return "its name cannot be resolved", False
+    if isinstance(e, u.NewConnectionError):  # a ConnectTimeoutError by birth
+        return _strerror(e.__cause__) or "no connection", False
     if isinstance(e, u.ConnectTimeoutError):
         return f"no connection within {seconds:g} s", False
-    if isinstance(e, u.NewConnectionError):
-        return _strerror(e.__cause__) or "no connection", False
     if isinstance(e, u.ProxyError):
         return "the proxy does not answer", False
     if isinstance(e, u.TimeoutError | TimeoutError):
         return f"no complete answer within {seconds:g} s", True
     if isinstance(e, u.SSLError):
         cause = e.args[0] if e.args else None
-        told = getattr(cause, "verify_message", "") or getattr(cause, "reason", "") or "failed"
-        return f"TLS: {str(told).replace('_', ' ').lower()}", False
+        refused = getattr(cause, "verify_message", "")
+        told = refused or getattr(cause, "reason", "") or "failed"
+        return f"TLS: {str(told).replace('_', ' ').lower()}", not refused
     if isinstance(e, u.ProtocolError | OSError):
         return _strerror(e.args[-1] if e.args else None) or _strerror(e) or "the connection was cut", True
     return f"the connection failed ({type(e).__name__})", True

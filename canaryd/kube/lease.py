@@ -67,6 +67,9 @@ class Lease:
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._told = False  # on_gain was called, on_loss not yet
+        self._telling = threading.Lock()
+        self._on_gain: Callable[[], None] | None = None
+        self._on_loss: Callable[[], None] | None = None
 
     def start(self, on_gain: Callable[[], None] | None = None, on_loss: Callable[[], None] | None = None) -> None:
         """Becomes a candidate. The calls come from the lease's own thread: they must be short."""
@@ -96,8 +99,9 @@ class Lease:
         with self._lock:
             if clock() < self._until:
                 return self._me
-            held = str(self._seen_spec.get("holderIdentity") or "")
-            return held if clock() < self._runs_out() else ""
+            if self._is_mine() or clock() >= self._runs_out():
+                return ""
+            return str(self._seen_spec.get("holderIdentity") or "")
 
     # ── the thread ───────────────────────────────────────────────────────────────────────
 
@@ -106,8 +110,12 @@ class Lease:
             began = clock()
             try:
                 self._round()
+            except KubeConflictError:
+                pass  # another was quicker; the next round sees who
             except KubeError as e:
                 log.warning("lease", name=self._name, leading=self.leading, error=str(e))
+            except Exception:  # a record of a shape nobody thought of must not end the candidacy unseen
+                log.exception("lease", name=self._name)
             self._tell()
             self._stopping.wait(self._rest(began))
 
@@ -122,14 +130,15 @@ class Lease:
         return max(0.05, min(pause, others - now)) if others > now else pause
 
     def _tell(self) -> None:
-        leads = self.leading
-        if leads == self._told:
-            return
-        self._told = leads
-        log.info("leading" if leads else "not leading", lease=self._name, holder=self._me)
-        call = self._on_gain if leads else self._on_loss
-        if call is not None:
-            call()
+        with self._telling:
+            leads = self.leading
+            if leads == self._told:
+                return
+            self._told = leads
+            log.info("leading" if leads else "not leading", lease=self._name, holder=self._me)
+            call = self._on_gain if leads else self._on_loss
+            if call is not None:
+                call()
 
     def _round(self) -> None:
         """Renew what we hold; else look, and take what is free."""
@@ -202,7 +211,7 @@ class Lease:
     def _write(self, lease: JSON, *, taken: str) -> None:
         """Renew or take. Raises KubeConflictError when somebody else wrote first."""
         spec = lease.get("spec") or {}
-        moves = int(spec.get("leaseTransitions") or 0) + (taken != self._taken)
+        moves = int(spec.get("leaseTransitions") or 0) + (taken != spec.get("acquireTime"))
         body = {**lease, "spec": {**spec, **self._spec(taken, moves)}}
         self._taken, sent = taken, clock()
         answer = self._client.replace(LEASES, self._namespace, self._name, body, timeout=self._patience())

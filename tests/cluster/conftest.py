@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench import Bench, netns, tools
+from bench import Bench, BenchPrometheus, netns, tools
+from bench.prometheus import BUILT, DEBIAN
 from deployments_rig import eyes, rig  # noqa: F401  # fixtures
 
 HERE = Path(__file__).resolve().parent
@@ -86,3 +87,22 @@ def cluster(control_plane: Bench) -> Bench:
     """The control plane with controllers, a scheduler, a node, and pods that answer on their addresses."""
     control_plane.start_cluster()
     return control_plane
+
+
+@pytest.fixture(scope="session")
+def mesh(cluster: Bench) -> Bench:
+    """The cluster with istiod, and Envoy as its gateway on 127.0.0.1:18080."""
+    cluster.start_mesh()
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def prometheus(mesh: Bench) -> BenchPrometheus:
+    """Prometheus 3.16, which scrapes the mesh every 2 s."""
+    return mesh.start_prometheus(BUILT)
+
+
+@pytest.fixture(scope="session")
+def old_prometheus(mesh: Bench) -> BenchPrometheus:
+    """Debian's Prometheus 2.42, beside the other."""
+    return mesh.start_prometheus(DEBIAN)

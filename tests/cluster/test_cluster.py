@@ -78,16 +78,19 @@ def test_pods_that_crash_are_killed_for_memory_or_never_get_ready_say_so(cluster
 
 
 def test_a_pod_that_ignores_its_end_stays_and_another_leaves_soon(cluster: Bench) -> None:
-    admin = cluster.client()
     stubborn = cluster.app("stubborn", "demo/app:v1-hang", replicas=1)
     polite = cluster.app("polite", "demo/app:v1", replicas=1)
-    address = stubborn.pods()[0]["status"]["podIP"]
-    stubborn.scale(0)
-    polite.scale(0)
-    wait_until(lambda: not admin.list("pods", "shop", "app=polite"), "the polite one to leave", timeout=60, every=0.2)
-    assert admin.list("pods", "shop", "app=stubborn")
-    assert fetch(f"http://{address}:9898/")[0] == 200
-    wait_until(lambda: not admin.list("pods", "shop", "app=stubborn"), "the kill", timeout=60, every=0.2)
+    (first,), (second,) = stubborn.pods(), polite.pods()
+    names = {"stubborn": first["metadata"]["name"], "polite": second["metadata"]["name"]}
+    cluster.kubectl("delete", "pod", *names.values(), "-n", "shop", "--grace-period=12", "--wait=false")
+
+    def gone(app: str) -> bool:
+        return cluster.client().find("pods", names[app]) is None
+
+    wait_until(lambda: gone("polite"), "the polite one to leave", timeout=60, every=0.2)
+    assert not gone("stubborn")
+    assert fetch(f"http://{first['status']['podIP']}:9898/")[0] == 200
+    wait_until(lambda: gone("stubborn"), "the kill", timeout=60, every=0.2)
     stubborn.delete()
     polite.delete()
 

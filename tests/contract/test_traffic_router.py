@@ -1,22 +1,23 @@
-"""What every TrafficRouter promises; adding a bench to BENCHES enrols an implementation."""
+"""What every TrafficRouter promises, over those that need no server; adding a scene to SCENES enrols one."""
 
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
-from canaryd.adapters.envoy_file import EnvoyFileRouter
-from canaryd.adapters.memory import MemoryRouter
-from canaryd.errors import FenceError, RouteError
-from canaryd.policy import EnvoyFile, Route
-from canaryd.ports import TrafficRouter
+pytest.register_assert_rewrite("router_promises")
+from router_promises import *  # noqa: E402, F403
+from router_promises import BLUE, GREEN, Scene  # noqa: E402
 
-BLUE, GREEN = "shop-blue", "shop-green"
+from canaryd.adapters.envoy_file import EnvoyFileRouter  # noqa: E402
+from canaryd.adapters.memory import MemoryRouter  # noqa: E402
+from canaryd.model import RouteView  # noqa: E402
+from canaryd.policy import EnvoyFile, Route  # noqa: E402
+from canaryd.ports import TrafficRouter  # noqa: E402
+
 FILE = """\
 version_info: "0"
 resources:
@@ -38,37 +39,37 @@ resources:
 """
 
 
-class Bench(Protocol):
-    """A route of the canary "shop" that splits between BLUE (100 %) and GREEN, and a hand that can edit it."""
-
-    router: TrafficRouter
-    route: Route
-
-    def edit(self, weight: int) -> None:
-        """A person changes the split to `weight` percent for GREEN."""
-
-    def another(self) -> TrafficRouter:
-        """A router of a second process on the same route."""
-
-
 class InMemory:
+    canary, swaps, adopts = "shop", True, True
+
     def __init__(self, _: Path) -> None:
         self.router = MemoryRouter({"shop": {BLUE: 100, GREEN: 0}})
         self.route = Route(envoy_file=EnvoyFile(path="/nowhere"))
 
+    def view(self, stable: str = BLUE, canary_workload: str = GREEN) -> RouteView:
+        return self.router.view("shop", self.route, stable, canary_workload)
+
     def edit(self, weight: int) -> None:
         self.router.edit("shop", weight, workload=GREEN, editor="anna")
+
+    def plain(self) -> None:
+        self.router.plain("shop", GREEN)
 
     def another(self) -> TrafficRouter:
         return self.router
 
 
 class InEnvoyFile:
+    canary, swaps, adopts = "shop", True, False
+
     def __init__(self, directory: Path) -> None:
         self.router = EnvoyFileRouter()
         self.path = directory / "rds.yaml"
         self.path.write_text(FILE)
         self.route = Route(envoy_file=EnvoyFile(path=str(self.path)))
+
+    def view(self, stable: str = BLUE, canary_workload: str = GREEN) -> RouteView:
+        return self.router.view("shop", self.route, stable, canary_workload)
 
     def edit(self, weight: int) -> None:
         lines = self.path.read_text().splitlines(keepends=True)
@@ -81,118 +82,17 @@ class InEnvoyFile:
         beside.write_text("".join(lines))
         os.rename(beside, self.path)
 
+    def plain(self) -> None:
+        raise NotImplementedError
+
     def another(self) -> TrafficRouter:
         return EnvoyFileRouter()
 
 
-BENCHES: dict[str, Callable[[Path], Bench]] = {"memory": InMemory, "envoy_file": InEnvoyFile}
+SCENES: dict[str, Callable[[Path], Scene]] = {"memory": InMemory, "envoy_file": InEnvoyFile}
 
 
-@pytest.fixture(params=BENCHES.values(), ids=BENCHES.keys())
-def bench(request: pytest.FixtureRequest, tmp_path: Path) -> Bench:
-    made: Bench = request.param(tmp_path)
+@pytest.fixture(params=SCENES.values(), ids=SCENES.keys())
+def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
+    made: Scene = request.param(tmp_path)
     return made
-
-
-def test_a_route_that_canaryd_never_wrote_has_version_zero_and_no_stamp(bench: Bench) -> None:
-    view = bench.router.view("shop", bench.route, BLUE, GREEN)
-    assert (view.weight, view.version, view.stamped_weight) == (0, 0, None)
-
-
-@pytest.mark.parametrize("weight", [0, 1, 5, 33, 50, 99, 100])
-def test_what_was_set_is_what_is_seen(bench: Bench, weight: int) -> None:
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, weight, version=7)
-    view = bench.router.view("shop", bench.route, BLUE, GREEN)
-    assert (view.weight, view.stamped_weight, view.stamped_canary, view.version) == (weight, weight, GREEN, 7)
-
-
-def test_setting_the_same_weight_twice_is_setting_it_once(bench: Bench) -> None:
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 25, version=3)
-    once = bench.router.view("shop", bench.route, BLUE, GREEN)
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 25, version=3)
-    assert bench.router.view("shop", bench.route, BLUE, GREEN) == once
-
-
-def test_a_writer_with_an_older_version_changes_nothing(bench: Bench) -> None:
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 0, version=9)
-    before = bench.router.view("shop", bench.route, BLUE, GREEN)
-    with pytest.raises(FenceError):
-        bench.another().set_weight("shop", bench.route, BLUE, GREEN, 50, version=8)
-    assert bench.router.view("shop", bench.route, BLUE, GREEN) == before
-
-
-def test_the_same_version_may_write_again_and_a_newer_one_too(bench: Bench) -> None:
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 5, version=9)
-    bench.another().set_weight("shop", bench.route, BLUE, GREEN, 5, version=9)
-    bench.another().set_weight("shop", bench.route, BLUE, GREEN, 5, version=10)
-    assert bench.router.view("shop", bench.route, BLUE, GREEN).version == 10
-
-
-def test_a_right_weight_with_an_older_stamp_still_raises_the_fence(bench: Bench) -> None:
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 5, version=1)
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 5, version=2)
-    with pytest.raises(FenceError):
-        bench.router.set_weight("shop", bench.route, BLUE, GREEN, 5, version=1)
-
-
-def test_a_hand_edit_shows_as_a_weight_that_is_not_the_stamped_one(bench: Bench) -> None:
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 10, version=2)
-    bench.edit(60)
-    view = bench.router.view("shop", bench.route, BLUE, GREEN)
-    assert (view.weight, view.stamped_weight, view.version) == (60, 10, 2)
-    assert view.editor
-
-
-def test_a_hand_edit_is_repaired_by_setting_the_weight_again(bench: Bench) -> None:
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 10, version=2)
-    bench.edit(60)
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 10, version=2)
-    view = bench.router.view("shop", bench.route, BLUE, GREEN)
-    assert (view.weight, view.stamped_weight, view.editor) == (10, 10, "")
-
-
-def test_when_the_roles_swap_the_same_split_is_seen_from_the_other_side(bench: Bench) -> None:
-    bench.router.set_weight("shop", bench.route, BLUE, GREEN, 100, version=4)
-    view = bench.router.view("shop", bench.route, GREEN, BLUE)
-    assert (view.weight, view.stamped_canary, view.stamped_weight, view.editor) == (0, GREEN, 100, "")
-    bench.router.set_weight("shop", bench.route, GREEN, BLUE, 20, version=5)
-    assert bench.router.view("shop", bench.route, BLUE, GREEN).weight == 80
-
-
-def test_a_workload_that_the_route_does_not_name_is_an_error_and_changes_nothing(bench: Bench) -> None:
-    before = bench.router.view("shop", bench.route, BLUE, GREEN)
-    with pytest.raises(RouteError):
-        bench.router.view("shop", bench.route, "pear", "apple")
-    with pytest.raises(RouteError):
-        bench.router.set_weight("shop", bench.route, "pear", "apple", 5, version=1)
-    assert bench.router.view("shop", bench.route, BLUE, GREEN) == before
-
-
-@pytest.mark.parametrize("weight", [-1, 101])
-def test_a_weight_that_is_no_percentage_is_refused(bench: Bench, weight: int) -> None:
-    with pytest.raises(RouteError):
-        bench.router.set_weight("shop", bench.route, BLUE, GREEN, weight, version=1)
-    assert bench.router.view("shop", bench.route, BLUE, GREEN).version == 0
-
-
-def test_of_many_writers_at_once_the_highest_version_stands_in_the_end(bench: Bench) -> None:
-    routers = [bench.another() for _ in range(4)]
-    surprises: list[BaseException] = []
-
-    def write(router: TrafficRouter, first: int) -> None:
-        for version in range(first, 41, 4):
-            try:
-                router.set_weight("shop", bench.route, BLUE, GREEN, version, version=version)
-            except FenceError:
-                pass
-            except RouteError as e:
-                surprises.append(e)
-
-    threads = [threading.Thread(target=write, args=(router, i + 1)) for i, router in enumerate(routers)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    view = bench.router.view("shop", bench.route, BLUE, GREEN)
-    assert (view.weight, view.stamped_weight, view.version) == (40, 40, 40)
-    assert not surprises

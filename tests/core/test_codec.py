@@ -81,6 +81,7 @@ BY_NAME: Mapping[str, st.SearchStrategy[Any]] = {
     "evidence": st.none() | evidences,
     "hook": st.none() | st.builds(HookState, texts, st.sampled_from(HookStatus), texts),
     "answered": st.lists(answers, max_size=3).map(tuple),
+    "drifts": st.lists(times, max_size=3).map(tuple),
     "history": st.lists(transitions, max_size=3).map(tuple),
     "verdict": st.none() | st.sampled_from(Verdict),
     "latest": st.dictionaries(texts, plain, max_size=3),

@@ -601,6 +601,15 @@ def test_the_settings_are_shown_so_that_they_are_read_back(tmp_path: Path) -> No
     assert load_settings(file) == settings
 
 
+def test_files_of_the_settings_are_relative_to_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "etc" / "canaryd.yaml"
+    file.parent.mkdir()
+    file.write_text("metrics: {prometheus: {bearerTokenFile: secrets/token, caFile: /etc/ssl/ca.pem}}\n")
+    prometheus = load_settings(file).metrics.prometheus
+    assert prometheus.bearer_token_file == str(tmp_path / "etc" / "secrets" / "token")
+    assert prometheus.ca_file == "/etc/ssl/ca.pem"
+
+
 def test_words_that_kubectl_would_read_as_yes_or_no_are_shown_in_quotes() -> None:
     document = dump_canary(_canary())
     document["metadata"]["labels"] = {"y": "on", "a": "No", "b": "null", "c": "1e3", "d": "plain"}

@@ -435,3 +435,81 @@ def test_a_gauge_is_a_value_of_now_and_no_count() -> None:
     assert increments(Reading(T0, before), Reading(T0 + MINUTE, after)) == {OK: 9.0}
     assert between(before, after, ORDERS).canary.gauges == {"memory": {"c1": 300.0}}
     assert between(before, {**after, key: 0.0}, ORDERS).canary.gauges == {"memory": {}}
+
+
+# ── requests that never reached a pod ────────────────────────────────────────────────────────────────────────
+
+
+def lost(arm: Arm = C, flags: str = "UH", code: str = "503", exporter: str = "gateway") -> CounterKey:
+    return CounterKey(arm, exporter, "", "unreached", code, flags, "", 0.0)
+
+
+def client(arm: Arm = C, exporter: str = "gateway") -> CounterKey:
+    """What says that a client is there, though it has lost nothing."""
+    return lost(arm, "", "", exporter)
+
+
+STABLE_OK = requests(S, "s1")
+
+
+@pytest.mark.parametrize("code", ["503", "200", "0"])
+def test_a_request_that_never_reached_a_pod_is_a_failure_of_its_arm_and_of_no_pod(code: str) -> None:
+    before = {OK: 100, STABLE_OK: 900, client(): 0, client(S): 0}
+    found = between(before, {**before, OK: 140, STABLE_OK: 1000, lost(code=code): 7})
+    assert (found.canary.requests, found.canary.failures, found.canary.unreached) == (47, 7, 7)
+    assert (found.canary.young_requests, found.canary.pods, found.canary.pod_requests.tolist()) == (0, ("c1",), [40])
+    assert found.canary.pod_failures.tolist() == [0]
+    assert (found.stable.requests, found.stable.failures) == (100, 0)
+
+
+def test_a_canary_that_no_request_ever_reached_has_requests_all_the_same() -> None:
+    before = {STABLE_OK: 900, client(): 0}
+    found = between(before, {**before, lost(): 20, lost(flags="UF,URX"): 3}).canary
+    assert (found.present, found.requests, found.failures, found.pods) == (True, 23, 23, ())
+    nothing = between(before, before).canary
+    assert (nothing.present, nothing.requests) == (False, 0)
+
+
+def test_a_client_that_was_not_seen_before_is_only_a_starting_point() -> None:
+    before = {OK: 100, client(): 0}
+    after = {OK: 140, client(): 0, lost(exporter="cron"): 5000, client(exporter="cron"): 0}
+    assert between(before, after).canary.failures == 0
+    assert between(after, {**after, lost(exporter="cron"): 5004}).canary.failures == 4
+
+
+def test_a_client_that_restarts_begins_at_zero_and_a_sum_of_clients_that_falls_says_nothing() -> None:
+    for exporter, failed in (("gateway", 3), ("", 0)):
+        key = lost(exporter=exporter)
+        assert between({OK: 100, key: 50}, {OK: 140, key: 3}).canary.failures == failed
+
+
+@pytest.mark.parametrize(("flags", "counted"), [("UF,DC", 0), ("RL,UH", 0), ("UH", 7)])
+def test_lost_requests_with_an_ignored_flag_are_not_counted(flags: str, counted: int) -> None:
+    before = {OK: 100, client(): 0}
+    assert between(before, {**before, OK: 140, lost(flags=flags): 7}).canary.requests == 40 + counted
+
+
+def test_lost_requests_are_shared_between_warm_and_warming_pods_as_those_that_were_served() -> None:
+    warm, young = requests(pod="c1", exporter="c1"), requests(pod="c2", exporter="c2")
+    before = {warm: 0, young: 0, client(): 0}
+    births = {"c2": T0}
+    found = between(before, {warm: 60, young: 20, client(): 0, lost(): 8}, first_seen=births, warm_up=2 * MINUTE).canary
+    assert (found.requests, found.failures) == (88, 8)
+    assert (found.young_requests, found.young_failures) == (22, 2)
+    found = between(before, {**before, lost(): 8}, first_seen={**births, "c1": T0}, warm_up=2 * MINUTE).canary
+    assert (found.young_requests, found.young_failures) == (8, 8)
+
+
+def test_lost_requests_count_for_neither_arm_where_served_ones_are_not_known() -> None:
+    """A pod's counters without a usable start: what it served is left out, so what was lost would be all there is."""
+    before = {STABLE_OK: 900, client(): 0, client(S): 0}
+    late = requests(pod="c9", exporter="c9")
+    found = between(before, {**before, STABLE_OK: 1000, late: 500, lost(): 2, lost(S): 2})
+    assert (found.canary.requests, found.stable.requests, found.stable.failures) == (0, 100, 0)
+    started = {"c9": T0 + MINUTE / 2}
+    found = between(before, {**before, STABLE_OK: 1000, late: 500, lost(): 2, lost(S): 2}, started=started)
+    assert (found.canary.requests, found.canary.failures, found.stable.failures) == (502, 2, 2)
+
+
+def test_clients_are_no_pods() -> None:
+    assert pods(Reading(T0, {OK: 1, lost(): 3}), C) == {"c1"}

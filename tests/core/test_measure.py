@@ -16,7 +16,7 @@ from world import START, World, canary
 
 from canaryd.adapters.memory import MemoryMetrics
 from canaryd.codec import decode, encode
-from canaryd.measure import Case, Measurer
+from canaryd.measure import Case, Measurer, services_of
 from canaryd.model import (
     Action,
     Arm,
@@ -53,12 +53,14 @@ class Readings:
     changed: Callable[[Reading], Reading] = lambda reading: reading
     started: Mapping[str, Any] = field(default_factory=dict)
     unseen: Mapping[str, str] = field(default_factory=dict)
+    asked: CountsQuery = field(init=False)
     remembers = True
     simultaneous = True
     lag = settle = timedelta(0)
 
     def read(self, queries: Any) -> dict[str, CountsAnswer]:
         (query,) = queries
+        self.asked = query
         found = tuple(self.changed(r) for r in self.all if r.at in query.points)
         return {query.canary: CountsAnswer(found, started=self.started, unseen=self.unseen)}
 
@@ -120,10 +122,8 @@ def document(*metrics: Any, **more: Any) -> Canary:
     return canary(metrics=list(metrics) or [ERRORS, LATENCY, ORDERS, MEMORY], history="0s", **more)
 
 
-def judged(
-    traffic: Traffic, by: Canary, source: Readings | None = None, at_once: bool = True
-) -> tuple[Judgement, Evidence]:
-    """What the measurer makes of it, at the last of the readings; tick by tick, or all of it in one tick."""
+def measured(traffic: Traffic, by: Canary, source: Readings | None = None, at_once: bool = True) -> Case:
+    """The case as the measurer leaves it, at the last of the readings; tick by tick, or all of it in one tick."""
     source = source or Readings()
     source.all = traffic.readings
     state = RolloutState(
@@ -141,6 +141,14 @@ def judged(
         Measurer(source, history=len(traffic.readings) - 1).measure([case], reading.at)
         state = replace(state, evidence=case.evidence)
     assert case is not None
+    return case
+
+
+def judged(
+    traffic: Traffic, by: Canary, source: Readings | None = None, at_once: bool = True
+) -> tuple[Judgement, Evidence]:
+    """What the measurer makes of it."""
+    case = measured(traffic, by, source, at_once)
     assert case.judgement is not None
     assert case.evidence is not None
     return case.judgement, case.evidence
@@ -476,3 +484,129 @@ def test_a_template_that_is_refused_in_memory_blinds_one_metric() -> None:
     world.turn(12)
     assert world.state().verdict is Verdict.BLIND
     assert "orders: HTTP 400: parse error" in world.state().sentence
+
+
+# ── requests that never reached a pod ────────────────────────────────────────────────────────────────────────
+
+IN_MESH: dict[str, Any] = {
+    "workloads": {"deployment": {"name": "api"}},
+    "route": {"istio": {"virtualServices": ["api"]}},
+}
+
+
+def lose(traffic: Traffic, n: int, *arms: Arm) -> None:
+    """So many requests to each of these arms never reached a pod; a gateway says so in the next reading."""
+    for arm in Arm:
+        key = CounterKey(arm, "gateway", "", "unreached", "", "", "", 0.0)
+        traffic.counters[key] = 0.0
+        if arm in arms:
+            known = traffic.counters.get(key._replace(code="503", flags="UH"), 0.0)
+            traffic.counters[key._replace(code="503", flags="UH")] = known + n
+
+
+def test_a_canary_that_answers_nothing_at_all_is_regressed_at_the_first_scored_interval() -> None:
+    traffic = Traffic()
+    lose(traffic, 0)
+    traffic.turn(7, canary=False)
+    verdicts = []
+    for _ in range(2):
+        lose(traffic, 600, Arm.CANARY)  # 40 %
+        traffic.turn(1, canary=False)
+        verdicts.append(judged(traffic, document(ERRORS, LATENCY, **IN_MESH))[0])
+    assert verdicts[0].verdict is Verdict.REGRESSED
+    assert verdicts[0].decisive == "errors"
+    assert "errors 100 % canary vs 0." in verdicts[0].sentence
+
+
+def test_what_both_arms_lose_alike_is_held_against_nobody() -> None:
+    traffic = Traffic()
+    lose(traffic, 0)
+    traffic.turn(7)
+    for _ in range(30):
+        lose(traffic, 9, Arm.STABLE)
+        lose(traffic, 6, Arm.CANARY)
+        traffic.turn()
+    judgement, _ = judged(traffic, document(ERRORS, **IN_MESH))
+    assert judgement.verdict is not Verdict.REGRESSED
+    assert judgement.findings[0].canary_n == pytest.approx(30 * (2 * 300 + 6), rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("spec", "services"),
+    [
+        pytest.param({}, ("", ""), id="pools"),
+        pytest.param(IN_MESH, ("api-stable", "api-canary"), id="defaults"),
+        pytest.param(
+            {**IN_MESH, "workloads": {"deployment": {"name": "api", "stable": "api-main"}}},
+            ("api-main", "api-canary"),
+            id="stable-has-another-name",
+        ),
+        pytest.param(
+            {
+                **IN_MESH,
+                "route": {
+                    "istio": {
+                        "virtualServices": ["api"],
+                        "stable": {"host": "old.shop.svc.cluster.local"},
+                        "canary": {"host": "new"},
+                    }
+                },
+            },
+            ("old", "new"),
+            id="hosts",
+        ),
+        pytest.param(
+            {
+                **IN_MESH,
+                "route": {
+                    "istio": {"virtualServices": ["api"], "stable": {"subset": "v1"}, "canary": {"subset": "v2"}}
+                },
+            },
+            ("", ""),
+            id="subsets",
+        ),
+        pytest.param(
+            {**IN_MESH, "route": {"gatewayApi": {"httpRoutes": ["api"], "stable": "blue"}}},
+            ("blue", "api-canary"),
+            id="gateway-api",
+        ),
+    ],
+)
+def test_the_services_in_front_of_the_arms_are_those_of_the_route(
+    spec: dict[str, Any], services: tuple[str, str]
+) -> None:
+    assert services_of(canary(**spec)) == services
+    source, traffic = Readings(), story(2)
+    judged(traffic, canary(history="0s", **spec), source)
+    assert (source.asked.stable_service, source.asked.canary_service) == services
+
+
+def test_behind_one_service_it_is_said_that_lost_requests_are_not_counted() -> None:
+    subsets = {"virtualServices": ["api"], "stable": {"subset": "v1"}, "canary": {"subset": "v2"}}
+    by = document(ERRORS, **{**IN_MESH, "route": {"istio": subsets}})
+    assert "behind one Service" in measured(story(2), by).note
+    assert measured(story(2), document(ERRORS, **IN_MESH)).note == ""
+    assert measured(story(2), document(ERRORS)).note == ""
+
+
+def test_a_question_that_could_not_be_answered_blinds_its_own_canary_only() -> None:
+    first, second = World(canary("api"), canary("web")), World(canary("api"), canary("web"))
+    for world in (first, second):
+        world.start()
+        world.turn(4)
+    first.metrics.failed["api"] = "the answer is larger than 64 MB"
+    first.turn(4)
+    second.turn(4)
+    assert first.state("api").verdict is Verdict.BLIND
+    assert "64 MB" in first.state("api").sentence
+    assert first.state("web").verdict is not Verdict.BLIND
+    assert first.state("web").verdict == second.state("web").verdict
+    first.metrics.failed.clear()
+    first.turn(2)
+    assert first.state("api").verdict is not Verdict.BLIND
+
+
+def test_a_prometheus_of_the_canarys_own_is_named_in_the_question() -> None:
+    source = Readings()
+    judged(story(2), document(ERRORS, prometheus={"url": "http://prometheus.shop:9090"}), source)
+    assert source.asked.server == "http://prometheus.shop:9090"

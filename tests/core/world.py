@@ -45,7 +45,9 @@ def canary(name: str = "api", **spec: Any) -> Canary:
 class World:
     """Traffic, counters, route and state of one or more canaries."""
 
-    def __init__(self, *canaries: Canary, rps: float = 200.0, seed: int = 1, remembers: bool = True) -> None:
+    def __init__(
+        self, *canaries: Canary, rps: float = 200.0, seed: int = 1, remembers: bool = True, save_every: int = 1
+    ) -> None:
         self.canaries = canaries or (canary(),)
         self.now = START
         self.rps = rps
@@ -62,8 +64,8 @@ class World:
         self.hooks = MemoryHooks()
         self.notifier = MemoryNotifier()
         for c in self.canaries:
-            stable, other = (p.name for p in c.spec.workloads.pools)
-            self.router.add(c.name, stable, other)
+            stable, other = c.spec.workloads.names
+            self.router.add(c.key, stable, other)
         self.ports = Ports(
             metrics=self.metrics,
             router=self.router,
@@ -72,15 +74,15 @@ class World:
             hooks=self.hooks,
             notifiers=(self.notifier,),
         )
-        self.reconciler = Reconciler(self.ports)
+        self.reconciler = Reconciler(self.ports, save_every=save_every)
 
     # ── the world turns ──────────────────────────────────────────────────────────────────────────────────────
 
     def traffic(self, seconds: float, *, freeze: bool = True) -> None:
         """Requests for so long at the weights that the routes have now; the counters then become readable."""
         for c in self.canaries:
-            a, b = (p.name for p in c.spec.workloads.pools)
-            weight = self.router.view(c.name, c.spec.route, a, b).weight or 0
+            a, b = c.spec.workloads.names
+            weight = self.router.view(c.key, c.spec.route, a, b).weight or 0
             n = self.random.poisson(self.rps * seconds)
             n_b = self.random.binomial(n, weight / 100)
             self._serve(a, n - n_b)
@@ -116,10 +118,10 @@ class World:
     def until(self, *phases: str, most: int = 200) -> int:
         """Turn until every canary is in one of the phases; returns how many turns it took."""
         for i in range(most):
-            if all(self.state(c.name).phase in phases for c in self.canaries):
+            if all(self.state(c.key).phase in phases for c in self.canaries):
                 return i
             self.turn()
-        raise AssertionError(f"{[self.state(c.name).sentence for c in self.canaries]}")
+        raise AssertionError(f"{[self.state(c.key).sentence for c in self.canaries]}")
 
     # ── people and what they see ─────────────────────────────────────────────────────────────────────────────
 
@@ -130,7 +132,7 @@ class World:
 
     def say(self, action: Action, name: str = "", revision: str | None = None, **more: Any) -> str:
         """An override for the present revision, carried out at once; returns the answer."""
-        name = name or self.canaries[0].name
+        name = name or self.canaries[0].key
         said = Override(
             id=f"{action}-{self.now.timestamp()}-{self.random.integers(1e9)}",
             action=action,
@@ -145,14 +147,14 @@ class World:
         return next(a.sentence for a in self.state(name).answered if a.id == said.id)
 
     def state(self, name: str = "") -> RolloutState:
-        state = self.store.load(name or self.canaries[0].name).state
+        state = self.store.load(name or self.canaries[0].key).state
         assert state is not None
         return state
 
     def weight(self, name: str = "") -> int | None:
-        c = next(c for c in self.canaries if c.name == (name or self.canaries[0].name))
-        a, b = (p.name for p in c.spec.workloads.pools)
-        return self.router.view(c.name, c.spec.route, a, b).weight
+        c = next(c for c in self.canaries if c.key == (name or self.canaries[0].key))
+        a, b = c.spec.workloads.names
+        return self.router.view(c.key, c.spec.route, a, b).weight
 
     def told(self, name: str = "") -> list[str]:
         """Kinds of the notifications so far, oldest first."""

@@ -117,11 +117,11 @@ def test_every_command_the_documents_tell_exists() -> None:
 def test_every_script_that_is_called_exists() -> None:
     for caller in ("Makefile", ".ci/run", "README.md"):
         text = (ROOT / caller).read_text(encoding="utf-8")
-        for name in re.findall(r"\b(?:scripts|benchmarks)/[\w.]+\w", text):
+        for name in re.findall(r"\b(?:scripts|benchmarks)/[\w.-]+\w", text):
             assert (ROOT / name).exists(), f"{caller} calls {name}"
 
 
-@pytest.mark.parametrize("name", [".ci/run", "scripts/lock", "scripts/parts", "scripts/venv"])
+@pytest.mark.parametrize("name", [".ci/run", "scripts/cluster-tools", "scripts/lock", "scripts/parts", "scripts/venv"])
 def test_every_shell_script_can_be_run_and_stops_at_the_first_error(name: str) -> None:
     path = ROOT / name
     assert os.access(path, os.X_OK)
@@ -139,7 +139,24 @@ def test_a_missing_part_is_named_with_the_package_that_brings_it(tmp_path: Path)
         command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=10, check=False
     )
     assert answer.returncode == 1
-    assert answer.stdout == "parts: missing: prometheus bubblewrap\n"
+    assert answer.stdout == "parts: missing: prometheus bubblewrap iproute2 openssl\n"
+    assert "Go is missing" in answer.stderr
+
+
+def test_the_cluster_s_tools_cannot_be_built_without_go_and_that_is_said(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "tests" / "cluster" / "bench" / "tools.py")]
+    answer = subprocess.run(
+        command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=10, check=False
+    )
+    assert answer.returncode == 2
+    assert "install Go 1.26 or newer" in answer.stderr
+
+
+def test_the_cluster_s_tools_are_pinned_by_sums_for_every_module() -> None:
+    sets = [path for path in (ROOT / "tests" / "cluster" / "tools").iterdir() if path.is_dir()]
+    assert {path.name for path in sets} == {"crds", "etcd", "istiod", "kubernetes", "kwok", "prometheus"}
+    for path in sets:
+        assert {file.name for file in path.iterdir()} == {"go.mod", "go.sum"}
 
 
 def pins(lock: str) -> dict[str, str]:

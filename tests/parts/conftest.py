@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from canaryd.demo import prometheus
 from canaryd.demo.lab import Lab, PoolSpec, ServiceSpec
 
 SERVICES = tuple(
@@ -19,6 +22,26 @@ SERVICES = tuple(
     )
     for name in ("checkout", "search")
 )
+
+
+def prometheus_3() -> Path | None:
+    """A Prometheus 3: that of CANARYD_PROMETHEUS3, else one that the bench of the cluster tests has built."""
+    if named := os.environ.get("CANARYD_PROMETHEUS3"):
+        return Path(named)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "canaryd" / "tools"
+    return next((file for file in sorted(cache.glob("prometheus-*/prometheus")) if os.access(file, os.X_OK)), None)
+
+
+@pytest.fixture(scope="module", params=["2", "3"])
+def prometheus_binary(request: pytest.FixtureRequest) -> Path:
+    """Both generations of Prometheus, as far as they are on this machine."""
+    binary = prometheus.find() if request.param == "2" else prometheus_3()
+    if binary is None:
+        pytest.skip(f"no Prometheus {request.param} on this machine")
+    said = subprocess.run([str(binary), "--version"], capture_output=True, text=True, timeout=20, check=True)
+    if f"version {request.param}." not in said.stdout:
+        pytest.skip(f"{binary} is no Prometheus {request.param}")
+    return binary
 
 
 @pytest.fixture(scope="module")

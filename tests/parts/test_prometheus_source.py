@@ -119,11 +119,12 @@ def start() -> datetime:
 
 
 @pytest.fixture(scope="module")
-def server(start: datetime, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+def server(start: datetime, tmp_path_factory: pytest.TempPathFactory, prometheus_binary: Path) -> Iterator[Prometheus]:
     directory = tmp_path_factory.mktemp("history")
     told(start).write(directory)
     with Nursery(directory / "log") as nursery:
-        prometheus = Prometheus(nursery, directory / "prometheus", "http://127.0.0.1:9/metrics", "1m")
+        nowhere = "http://127.0.0.1:9/metrics"
+        prometheus = Prometheus(nursery, directory / "prometheus", nowhere, "1m", binary=prometheus_binary)
         prometheus.start()
         yield prometheus
 
@@ -355,7 +356,7 @@ def counted(answer: CountsAnswer) -> list[tuple[Any, ...]]:
 
 
 def test_recorded_metrics_are_preferred_and_count_the_same(
-    server: Prometheus, start: datetime, tmp_path: Path, source: PrometheusSource
+    server: Prometheus, start: datetime, tmp_path: Path, source: PrometheusSource, prometheus_binary: Path
 ) -> None:
     asked = replace(query(start, "both"), points=tuple(start + (i + 1) * STEP for i in range(6)))
     raw = source.read([asked])["both"]
@@ -366,7 +367,8 @@ def test_recorded_metrics_are_preferred_and_count_the_same(
     data.mkdir(parents=True)
     told(start).write(tmp_path)
     with Nursery(tmp_path / "log") as nursery:
-        other = Prometheus(nursery, tmp_path / "prometheus", "http://127.0.0.1:9/metrics", "1m")
+        nowhere = "http://127.0.0.1:9/metrics"
+        other = Prometheus(nursery, tmp_path / "prometheus", nowhere, "1m", binary=prometheus_binary)
         other.start()
         window = [f"--start={start.timestamp():.0f}", f"--end={start.timestamp() + SECONDS:.0f}", "--eval-interval=5s"]
         argv = ["promtool", "tsdb", "create-blocks-from", "rules", f"--url={other.url}", f"--output-dir={data}"]
@@ -374,7 +376,8 @@ def test_recorded_metrics_are_preferred_and_count_the_same(
         done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
     with Nursery(tmp_path / "log") as nursery:
-        both = Prometheus(nursery, tmp_path / "prometheus", "http://127.0.0.1:9/metrics", "1m")
+        nowhere = "http://127.0.0.1:9/metrics"
+        both = Prometheus(nursery, tmp_path / "prometheus", nowhere, "1m", binary=prometheus_binary)
         both.start()
         recorded = PrometheusSource(both.url, timeout=timedelta(seconds=10)).read([asked])["both"]
     assert {key.exporter for key in recorded.readings[0].counters} == {"both-1", "both-2"}

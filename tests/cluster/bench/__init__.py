@@ -4,5 +4,7 @@ from bench.apps import App
 from bench.audit import Request
 from bench.bench import Bench
 from bench.client import ApiError, Client
+from bench.load import Load, Totals
+from bench.prometheus import BenchPrometheus
 
-__all__ = ["ApiError", "App", "Bench", "Client", "Request"]
+__all__ = ["ApiError", "App", "Bench", "BenchPrometheus", "Client", "Load", "Request", "Totals"]

@@ -81,10 +81,12 @@ class App:
         """Wait as `kubectl rollout status` does: all replicas are of the present template and available."""
         wait_until(lambda: is_rolled_out(self.deployment()), f"{self.name} to be rolled out", timeout, every=0.2)
 
-    def delete(self) -> None:
-        """Delete its objects and wait until its pods are gone."""
+    def delete(self, *, wait: bool = False) -> None:
+        """Delete its objects; with `wait`, return when its pods are gone, some seconds later."""
         for resource in ("virtualservices", "services", "deployments"):
             self._admin.delete(resource, self.name, self.namespace)
+        if not wait:
+            return
 
         def gone() -> bool:
             return not self._admin.list("pods", self.namespace, f"app={self.name}")
@@ -98,12 +100,8 @@ class App:
 def is_rolled_out(manifest: Manifest) -> bool:
     """Whether a Deployment's controller has seen its spec and all its replicas are new and available."""
     wanted, status = manifest["spec"]["replicas"], manifest.get("status", {})
-    return (
-        status.get("observedGeneration", 0) >= manifest["metadata"]["generation"]
-        and status.get("updatedReplicas", 0) == wanted
-        and status.get("replicas", 0) == wanted
-        and status.get("availableReplicas", 0) == wanted
-    )
+    seen = bool(status.get("observedGeneration", 0) >= manifest["metadata"]["generation"])
+    return seen and all(status.get(key, 0) == wanted for key in ("updatedReplicas", "replicas", "availableReplicas"))
 
 
 def is_ready(pod: Manifest) -> bool:

@@ -5,6 +5,7 @@ One `Bench` for each process, inside its network namespace; leaving it ends ever
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,9 @@ from bench.audit import Audit
 from bench.client import Client
 from bench.cluster import Cluster
 from bench.control_plane import ControlPlane
+from bench.load import Load
+from bench.mesh import GATEWAY_API_PORT, GATEWAY_PORT, Mesh
+from bench.prometheus import BUILT, BenchPrometheus
 from canaryd.demo.processes import LabError, Nursery
 
 
@@ -30,6 +34,9 @@ class Bench:
         self.nursery = Nursery(self.directory / "logs")
         self.plane = ControlPlane(self.nursery, self.tools, self.directory)
         self.cluster = Cluster(self.nursery, self.tools, self.plane)
+        self.mesh = Mesh(self.nursery, self.tools, self.plane)
+        self._prometheus: dict[str, BenchPrometheus] = {}
+        self._loads = itertools.count(1)
         self._up: set[str] = set()
 
     def __enter__(self) -> Self:
@@ -55,6 +62,21 @@ class Bench:
         self.start_control_plane()
         if self._first("cluster"):
             self.cluster.start()
+
+    def start_mesh(self) -> None:
+        """istiod, and Envoy as its gateway."""
+        self.start_cluster()
+        if self._first("mesh"):
+            self.mesh.start()
+
+    def start_prometheus(self, version: str = BUILT, scrape: str = "2s", rules: str | None = None) -> BenchPrometheus:
+        """A server of this version ("3.16", "2.42"), started once; `scrape` and `rules` count the first time only."""
+        self.start_mesh()
+        if version not in self._prometheus:
+            server = BenchPrometheus(self.nursery, self.tools, self.plane, version, scrape, rules)
+            server.start()
+            self._prometheus[version] = server
+        return self._prometheus[version]
 
     def _first(self, layer: str) -> bool:
         if layer in self._up:
@@ -101,3 +123,8 @@ class Bench:
     def existing_app(self, name: str, namespace: str = "shop") -> App:
         """A handle for a Deployment that is there."""
         return App(self.client(), name, namespace)
+
+    def load(self, rps: float, *hosts: str, gateway_api: bool = False) -> Load:
+        """Live load on the gateway, in turns on `hosts` ("api.shop.svc.cluster.local"); it runs when this returns."""
+        port = GATEWAY_API_PORT if gateway_api else GATEWAY_PORT
+        return Load(self.nursery, f"load-{next(self._loads)}", rps, hosts, "127.0.0.1", port)

@@ -18,6 +18,7 @@ from canaryd.demo.processes import Child, Nursery, await_ready, wait_until
 
 PROGRAMS = Path(__file__).resolve().parent.parent / "programs"
 NODE = "bench-0"
+TARGETS = "targets.json"  # the pods, for file discovery
 # Without node-lifecycle: on a busy machine a late heartbeat must not evict every pod.
 CONTROLLERS = (
     "cronjob-controller",
@@ -80,7 +81,8 @@ class Cluster:
 
     def start_pods(self) -> None:
         """Start the pod server, or start it again: then it has forgotten its pods, which no test should want."""
-        argv = [sys.executable, "-u", str(PROGRAMS / "pod_server.py"), str(self._plane.kubeconfig("pods"))]
+        program, targets = PROGRAMS / "pod_server.py", self._plane.directory / TARGETS
+        argv = [sys.executable, "-u", str(program), str(self._plane.kubeconfig("pods")), str(targets)]
         self.pods = self._nursery.start("pods", argv)
 
     def _start(self, name: str, argv: list[str]) -> Child:

@@ -94,7 +94,17 @@ SETS = (
         ),
     ),
     ToolSet("istiod", (Program("pilot-discovery", "istio.io/istio/pilot/cmd/pilot-discovery", 4.5),)),
-    ToolSet("prometheus", (Program("prometheus", "github.com/prometheus/prometheus/cmd/prometheus", 6),)),
+    ToolSet(
+        "prometheus",
+        (
+            Program(
+                "prometheus",
+                "github.com/prometheus/prometheus/cmd/prometheus",
+                6,
+                "-s -w -X github.com/prometheus/common/version.Version=3.16.0",
+            ),
+        ),
+    ),
 )
 
 
@@ -124,7 +134,7 @@ def find() -> dict[str, Path]:
     """Set name → folder with its programs and files. Raises ToolsError when one is not built, saying how to."""
     version = go_version()
     found = {tools.name: folder(tools, version) for tools in SETS}
-    if missing := [name for name, path in found.items() if not path.is_dir() and name not in ("istiod", "prometheus")]:
+    if missing := [name for name, path in found.items() if not path.is_dir()]:
         raise ToolsError(f"{HOW_TO_BUILD}; missing: {', '.join(missing)}")
     return found
 

@@ -121,7 +121,9 @@ class Container:
         self.draining = False
         self.last_request = -math.inf  # of the event loop's clock
         self.connections: set[_Connection] = set()
-        self.body = f"{label.workload} {label.tag} {label.pod}\n".encode()
+        body = f"{label.workload} {label.tag} {label.pod}\n"
+        by = f"X-Answered-By: {label.workload} {label.tag}"
+        self.rest = f"Content-Type: text/plain\r\nContent-Length: {len(body)}\r\n{by}\r\n\r\n{body}".encode()
         self._random = random.Random(label.pod)
         self._server: asyncio.Server | None = None
 
@@ -208,8 +210,7 @@ class _Connection(asyncio.Protocol):
         assert transport is not None
         container.counts.add(code, milliseconds)
         closing = b"Connection: close\r\n" if container.draining else b""
-        head = b"HTTP/1.1 %d %s\r\nContent-Type: text/plain\r\nContent-Length: %d\r\n%s\r\n"
-        transport.write(head % (code, REASONS[code], len(container.body), closing) + container.body)
+        transport.write(b"HTTP/1.1 %d %s\r\n%s%s" % (code, REASONS[code], closing, container.rest))
         if container.draining:
             transport.close()
         elif self._buffer:

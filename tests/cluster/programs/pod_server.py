@@ -2,8 +2,9 @@
 
 A pod that the scheduler has placed gets an address of its own (never given twice), its server is bound, and only then
 does its status say Ready; at its end it goes on serving until its clients have gone. What the tag means: behaviour.py.
-Run as a script: pod_server.py KUBECONFIG. It never touches other pods and keeps what it runs over restarts of the
-API server.
+Run as a script: pod_server.py KUBECONFIG TARGETS; TARGETS is a file of its pods for Prometheus' file discovery
+(Debian's Prometheus is built without that of Kubernetes). It never touches other pods, and it keeps what it runs over
+restarts of the API server.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import asyncio
 import json
 import ssl
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import behaviour
-from pod_http import Container, Counts, Label, serve_page
+from pod_http import METRICS_PORT, Container, Counts, Label, serve_page
 
 IMAGE = "demo/app:"
 RETRY = 0.3  # seconds between two tries at a server that is away
@@ -231,6 +232,11 @@ class Kubelet:
             self._pages.close()
         log(f"{self._label.pod} is gone")
 
+    def target(self) -> dict[str, Any]:
+        """An entry for file discovery."""
+        labels = {"namespace": self._label.namespace, "pod": self._label.pod}
+        return {"targets": [f"{self._address}:{METRICS_PORT}"], "labels": labels}
+
     def is_leaving(self) -> bool:
         return self._ending and self._end is not None and not self._end.done()
 
@@ -251,7 +257,14 @@ def addresses() -> Iterator[str]:
     return (f"10.244.{high}.{low}" for high in range(1, 128) for low in range(1, 255))
 
 
-async def main(kubeconfig: Path) -> None:
+def write_targets(file: Path, kubelets: Iterable[Kubelet]) -> None:
+    """Where the pods' metrics are, for Prometheus' file discovery; replaced as a whole."""
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps([kubelet.target() for kubelet in kubelets]))
+    fresh.replace(file)
+
+
+async def main(kubeconfig: Path, targets: Path) -> None:
     server = Server(kubeconfig)
     free = addresses()
     running: dict[str, Kubelet] = {}
@@ -277,7 +290,9 @@ async def main(kubeconfig: Path) -> None:
             seen.add(uid)
             running[uid] = Kubelet(server, pod, next(free))
 
+    write_targets(targets, ())
     async for kind, found in server.pods():
+        before = set(running)
         if kind == "LISTED":
             for uid in set(running) - set(found):
                 handle("DELETED", {"metadata": {"uid": uid}})
@@ -285,7 +300,9 @@ async def main(kubeconfig: Path) -> None:
                 handle("ADDED", pod)
         elif kind in ("ADDED", "MODIFIED", "DELETED"):
             handle(kind, found)
+        if set(running) != before:
+            write_targets(targets, running.values())
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -1,0 +1,462 @@
+"""State in the status of the Canary objects themselves, with compare-and-swap, and what people say in an annotation.
+
+Everything is read from a watched copy, so that a look costs no request; a save is one PATCH of the status, and now and
+then one of the companion ConfigMap in which old records are kept. The PATCH tests the Canary's uid, canaryd's own
+version, and the annotation as it was when the decision was made: whatever else others write on the object at the same
+time (labels, other annotations, the document) costs no conflict. It never writes a document, and never to an object
+that was made anew under the same name. A status that cannot be read is said to be so and never started afresh: only a
+person does that.
+
+Words that were answered are kept in mind, so that a manifest that brings an old word again neither repeats nor undoes
+anything. A word without an id is known by what it says: to say the very same again, give it an id or use the command.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import accumulate
+from operator import itemgetter
+from threading import Lock, RLock
+from typing import Any
+
+import structlog
+
+from canaryd.errors import ConflictError, KubeError, OverrideError, StoreError
+from canaryd.kube import status as statuses
+from canaryd.kube import words
+from canaryd.kube.canaries import Canaries, annotation_of, fields, generation_of, key_of, replaced, status_of
+from canaryd.kube.client import KubeClient
+from canaryd.kube.companion import Companion
+from canaryd.kube.informer import Reader
+from canaryd.kube.packed import Chest, pack_chest, pack_state
+from canaryd.model import Answer, Override, Record, Release, RolloutState, Stored
+
+JSON = dict[str, Any]
+
+RECORDS = 6 * 1024  # bytes of packed records that stay in a status
+WHOLE = 16 * 1024  # bytes of a status, records and all
+MOST_RECORDS = 24 * 1024  # bytes of them where the companion cannot be written
+_CACHED = 2048  # statuses kept unpacked
+
+log = structlog.get_logger("canaryd.store")
+
+
+class _Version(int):
+    """A version that remembers of which object it is and what people had said on it when it was read."""
+
+    uid: str
+    word: str | None
+
+    @classmethod
+    def of(cls, number: int, canary: JSON) -> _Version:
+        made = cls(number)
+        made.uid, made.word = str(canary["metadata"]["uid"]), annotation_of(canary)
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A status as it was unpacked, and what it was unpacked from."""
+
+    fields: tuple[object, ...]
+    held: statuses.Held
+
+
+class KubernetesStore:
+    """The port StateStore, keyed "NAMESPACE/NAME". Safe to use from several threads.
+
+    `canaries` are the Canary objects; where they cannot be seen for longer than ten seconds, everything raises
+    StoreError. `heartbeat` says who leads and when that was last renewed. `clock` is asked only for when a word that
+    does not say was heard, and for the times of conditions that no decision has set.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        canaries: Reader,
+        *,
+        heartbeat: Callable[[], tuple[str, datetime] | None] = lambda: None,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._objects = Canaries(client, canaries)
+        self._heartbeat = heartbeat
+        self._clock = clock
+        self._companion = Companion(client)
+        self._lock = RLock()  # of what is kept in memory below
+        self._writers: dict[str, Lock] = {}  # one at a time for each Canary
+        self._cache: OrderedDict[str, _Seen] = OrderedDict()
+        self._told: set[str] = set()  # ids that are still owed in a status
+        self._moved: dict[str, dict[str, Record]] = {}  # canary → owed records that its companion holds
+        self._first_heard: OrderedDict[tuple[str, str], datetime] = OrderedDict()
+
+    # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────
+
+    def load(self, canary: str) -> Stored:
+        """See ports.StateStore. `release` is None: in a cluster the pod template says it. Raises StoreError, too,
+        where there is no such Canary.
+        """
+        found = self._objects.find(canary)
+        held = self._held(found)
+        pending = self._heard(found).without(held.answered)
+        return Stored(held.state, _Version.of(held.version, found), None, pending.overrides)
+
+    def save(self, canary: str, state: RolloutState, version: int, records: Sequence[Record]) -> int:
+        """See ports.StateStore. The version knows which words had been heard; without that (a plain number) all are
+        taken as heard that can be seen now. Records that leave the status are in the companion before that.
+        """
+        believed = version if isinstance(version, _Version) else _Version.of(version, self._objects.find(canary))
+
+        def attempt(found: JSON) -> tuple[JSON, set[str]]:
+            held = self._held(found)
+            _check(found, held, believed, records)
+            status, told = self._decided(found, held, state, records)
+            return self._objects.patch_status(found, replaced(status), hearing=True), told
+
+        with self._writing(canary):
+            answer, told = self._objects.write(canary, attempt)
+        with self._lock:
+            self._told -= told
+        return _Version.of(version + 1, answer)
+
+    def release(self, canary: str, release: Release) -> int:
+        """Raises OverrideError: what should run is said by the pod template."""
+        raise OverrideError(
+            f"{canary}: in a cluster the pod template of its Deployment says which revision should run;"
+            f" change that (kubectl set image, kubectl apply) to release {release.revision}"
+        )
+
+    def override(self, canary: str, override: Override) -> int:
+        """Writes the word into the annotation, behind those that wait for an answer; the version does not rise, but a
+        save that has not heard the word is refused all the same. Raises OverrideError where too many wait.
+        """
+
+        def attempt(found: JSON) -> JSON:
+            held, text, now = self._held(found), annotation_of(found), self._clock()
+            waiting = words.heard(text, now).without(held.answered)
+            if override.id in waiting.ids or words.mark(override.id) in held.answered:
+                return found
+            return self._objects.annotate(found, words.added(text, override, held.answered, now))
+
+        found = self._objects.write(canary, attempt)
+        return _Version.of(self._held(found).version, found)
+
+    def mark(self) -> int:
+        """Changes with every change of any Canary object, whoever made it."""
+        return self._objects.generation
+
+    def records(
+        self, canary: str, *, limit: int = 50, before: datetime | None = None, kinds: Sequence[str] = ()
+    ) -> tuple[Record, ...]:
+        """See ports.StateStore; one GET when more is wanted than the status holds. The oldest are dropped by size."""
+        found = self._objects.find(canary)
+        wanted = frozenset(str(kind) for kind in kinds)
+
+        def chosen(records: Iterable[Record]) -> list[Record]:
+            return [r for r in records if (before is None or r.at <= before) and (not wanted or r.kind in wanted)]
+
+        recent = self._held(found).chest.records
+        latest = chosen(reversed(recent))
+        if len(latest) < limit:
+            known = {(r.id, r.at) for r in recent}
+            try:
+                older = self._companion.read(found)
+            except KubeError as e:
+                raise StoreError(f"{canary}: older decisions cannot be read: {e}") from e
+            latest += chosen(r for r in reversed(older) if (r.id, r.at) not in known)
+        return tuple(latest[: max(limit, 0)])
+
+    def owed(self, limit: int = 100) -> tuple[Record, ...]:
+        """See ports.StateStore. A Canary whose records cannot be read holds up nobody else's."""
+        with self._lock:
+            told = frozenset(self._told)
+        owed: list[tuple[datetime, Record]] = []
+        for found in self._owing():
+            records = self._owed_by(found, told)
+            times = accumulate((r.at for r in records), max)  # keeps their order where the clock was set back
+            owed += zip(times, records, strict=True)
+        return tuple(record for _, record in sorted(owed, key=itemgetter(0))[: max(limit, 0)])
+
+    def told(self, ids: Sequence[str]) -> None:
+        """Costs no write of its own: it is kept in memory until the next save, `prune` or `close` carries it along.
+        A daemon that dies before tells those again; KubernetesEvents recognises them.
+        """
+        wanted = set(ids)
+        for found in self._owing() if wanted else ():
+            try:
+                known = wanted.intersection(self._held(found).chest.owed)
+            except StoreError:
+                continue  # whoever loads it says why
+            with self._lock:
+                self._told |= known
+
+    def prune(self, keep_after: datetime, keep_at_least: int) -> int:
+        """Forgets nothing (what is kept is bounded by its size); writes down what was told since the last saves."""
+        for found in self._owing():
+            try:
+                self._write_down_told(key_of(found))
+            except StoreError as e:
+                log.info("what was told is written down later", canary=key_of(found), error=str(e))
+        return 0
+
+    # ── for the commands of people ───────────────────────────────────────────────────────────────────────────
+
+    def audit(self, canary: str, limit: int = 50) -> tuple[tuple[Override, Answer | None], ...]:
+        """The latest that people said, newest first, each with its answer; None while it waits for one."""
+        found = self._objects.find(canary)
+        held = self._held(found)
+        waiting = self._heard(found).without(held.answered).overrides
+        said: list[tuple[Override, Answer | None]] = [*held.chest.said, *((word, None) for word in waiting)]
+        return tuple(reversed(said))[: max(limit, 0)]
+
+    def canaries(self) -> tuple[str, ...]:
+        """Keys of the Canaries about which a state or a word of a person is held, sorted."""
+        return tuple(sorted(key_of(c) for c in self._objects.all() if status_of(c).get("version") or annotation_of(c)))
+
+    def beat(self, holder: str, at: datetime) -> None:
+        """Nothing: the Lease says who leads."""
+
+    def heartbeat(self) -> tuple[str, datetime] | None:
+        """Who leads and when that was last renewed; None when nobody ever did."""
+        return self._heartbeat()
+
+    def close(self) -> None:
+        """Writes down what was told, as far as that is possible now."""
+        with self._lock:
+            if not self._told:
+                return
+        try:
+            self.prune(self._clock(), 0)
+        except StoreError as e:
+            log.warning("what was told is not written down and may be told again", error=str(e))
+
+    # ── what a status says besides the state ─────────────────────────────────────────────────────────────────
+
+    def refuse(self, canary: str, problems: Sequence[object]) -> None:
+        """The document of this generation is wrong: Ready=False with what is wrong. No write when it says so already.
+
+        Raises StoreError.
+        """
+        self._set(canary, statuses.invalid(problems))
+
+    def accept(self, canary: str) -> None:
+        """The document of this generation is valid, and every condition speaks of it. No write when that is so, nor
+        before the first decision. Raises StoreError.
+        """
+        found = self._objects.find(canary)
+        status = status_of(found)
+        if statuses.is_refused(status) or (
+            status.get("version") and status.get("observedGeneration") != generation_of(found)
+        ):
+            self._set(canary, statuses.valid(), all_of_them=True)
+
+    def condition(self, canary: str, type_: str, status: str, reason: str, message: str) -> None:
+        """Sets one condition; no write when it is so already. `status` is True, False or Unknown, `reason` CamelCase.
+
+        Raises StoreError.
+        """
+        self._set(canary, statuses.Condition(type_, status, reason, message))
+
+    def reject(self, canary: str) -> tuple[str, ...]:
+        """Answers the words that nobody can carry out, in status.lastOverride: their sentences.
+
+        To be called with every look; without such words it costs nothing. Raises StoreError.
+        """
+
+        def attempt(found: JSON) -> tuple[str, ...]:
+            held, heard = self._held(found), self._heard(found)
+            refused = heard.without(held.answered).refusals
+            if not refused:
+                return ()
+            last = statuses.last_override(refused[-1], None, self._clock())
+            answered = words.remembered(held.answered, [r.id for r in refused], heard.ids)
+            change = fields(found, lastOverride=last, answered=list(answered))
+            self._objects.patch_status(found, change, hearing=True)
+            return tuple(r.sentence for r in refused)
+
+        with self._writing(canary):
+            return self._objects.write(canary, attempt)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _owing(self) -> tuple[JSON, ...]:
+        """Told from a plain field, so that looking through ten thousand idle Canaries unpacks none of them."""
+        return tuple(found for found in self._objects.all() if status_of(found).get("owed"))
+
+    def _held(self, found: JSON) -> statuses.Held:
+        """The status unpacked. Raises StoreError that says which field is damaged and how it is repaired."""
+        canary, status = key_of(found), found.get("status")
+        seen_in = tuple(status_of(found).get(name) for name in ("version", "state", "records", "answered"))
+        with self._lock:
+            seen = self._cache.get(canary)
+            if seen is not None and status is not None and seen.fields == seen_in:
+                self._cache.move_to_end(canary)
+                return seen.held
+        try:
+            held = statuses.held(status)
+        except StoreError as e:
+            raise StoreError(f"{canary}: {e}. {_repair(found)}") from None
+        with self._lock:
+            self._cache[canary] = _Seen(seen_in, held)
+            if len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+        return held
+
+    def _heard(self, found: JSON) -> words.Heard:
+        """What people say, each word with the time at which it was first heard where it tells none."""
+        text = annotation_of(found)
+        if text is None:
+            return words.Heard()
+        now, uid = self._clock(), str(found["metadata"]["uid"])
+        heard = words.heard(text, now)
+        with self._lock:
+            first = {w.id: self._first_heard.setdefault((uid, w.id), now) for w in heard.overrides if w.at == now}
+            while len(self._first_heard) > _CACHED:
+                self._first_heard.popitem(last=False)
+        return replace(heard, overrides=tuple(replace(w, at=first.get(w.id, w.at)) for w in heard.overrides))
+
+    def _owed_by(self, found: JSON, told: frozenset[str]) -> list[Record]:
+        try:
+            chest = self._held(found).chest
+            ids = [id_ for id_ in chest.owed if id_ not in told]
+            here: Mapping[str, Record] = {r.id: r for r in chest.records}
+            if any(id_ not in here for id_ in ids):
+                here = {**self._in_companion(found, ids), **here}
+        except (StoreError, KubeError) as e:
+            log.warning("what is owed cannot be read", canary=key_of(found), error=str(e))
+            return []
+        return [here[id_] for id_ in ids if id_ in here]
+
+    def _in_companion(self, found: JSON, ids: Sequence[str]) -> Mapping[str, Record]:
+        """Owed records that have left the status: from memory, after a new start from the companion, once."""
+        uid = str(found["metadata"]["uid"])
+        with self._lock:
+            if uid in self._moved:
+                return dict(self._moved[uid])
+        older = {r.id: r for r in self._companion.read(found) if r.id in ids}
+        with self._lock:
+            return dict(self._moved.setdefault(uid, older))
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    @contextmanager
+    def _writing(self, canary: str) -> Iterator[None]:
+        """Only writer of this Canary in this process."""
+        with self._lock:
+            mine = self._writers.setdefault(canary, Lock())
+        with mine:
+            yield
+
+    def _decided(
+        self, found: JSON, held: statuses.Held, state: RolloutState, records: Sequence[Record]
+    ) -> tuple[JSON, set[str]]:
+        """The whole status after a decision, and which of the ids that were told are written down in it."""
+        at = state.ticked or self._clock()
+        heard = self._heard(found)
+        new = heard.without(held.answered)
+        status = statuses.rendered(status_of(found), state, generation_of(found), at)
+        status["version"] = held.version + 1
+        status["state"] = pack_state(state, held.version + 1)
+        answers = {a.id: a for a in state.answered}
+        said = [w for w in new.overrides if w.id in answers]
+        answered = [*(w.id for w in said), *(r.id for r in new.refusals)]
+        status["answered"] = list(words.remembered(held.answered, answered, heard.ids))
+        if said:
+            status["lastOverride"] = statuses.last_override(answers[said[-1].id], said[-1], at)
+        elif new.refusals:
+            status["lastOverride"] = statuses.last_override(new.refusals[-1], None, at)
+        with self._lock:
+            told = self._told.intersection(held.chest.owed)
+        chest = held.chest.told(told).answered(said, state.answered)
+        self._put_records(found, status, chest, records)
+        return status, told
+
+    def _put_records(self, found: JSON, status: JSON, chest: Chest, records: Sequence[Record]) -> None:
+        """Adds the records to the status; where there is no room, the older ones go to the companion first."""
+        full = chest.plus(records)
+        status["owed"], status["records"] = len(full.owed), ""
+        room = min(RECORDS, WHOLE - len(json.dumps(status)))
+        text = pack_chest(full)
+        if len(text) > room and chest.records and self._move(found, chest, len(text)):
+            text = pack_chest(replace(full, records=tuple(records)))
+        status["records"] = text
+
+    def _move(self, found: JSON, chest: Chest, size: int) -> bool:
+        """Whether older records may leave the status: they are in the companion, or there is no other way."""
+        canary = key_of(found)
+        try:
+            self._companion.move(found, chest.records)
+        except (KubeError, StoreError) as e:
+            log.warning("older decisions stay in the status", canary=canary, error=str(e))
+            if size <= MOST_RECORDS:
+                return False
+            log.error("older decisions are lost", canary=canary, records=len(chest.records))  # noqa: TRY400
+        owed = {r.id: r for r in chest.records if r.id in chest.owed}
+        if owed:
+            with self._lock:
+                self._moved.setdefault(str(found["metadata"]["uid"]), {}).update(owed)
+        return True
+
+    def _set(self, canary: str, condition: statuses.Condition, *, all_of_them: bool = False) -> None:
+        """One condition; `all_of_them`: the others then speak of the present generation, too."""
+
+        def attempt(found: JSON) -> None:
+            generation, status = generation_of(found), status_of(found)
+            before = status.get("conditions")
+            new = statuses.with_condition(before, condition, generation, self._clock())
+            if all_of_them:
+                new = [{**c, "observedGeneration": generation} for c in new]
+            if new != before or status.get("observedGeneration") != generation:
+                change = fields(found, conditions=new, observedGeneration=generation)
+                self._objects.patch_status(found, change, hearing=False)
+
+        with self._writing(canary):
+            self._objects.write(canary, attempt)
+
+    def _write_down_told(self, canary: str) -> None:
+        """Takes out of the status what was told since its last save; a failure leaves it for the next time."""
+
+        def attempt(found: JSON) -> set[str]:
+            chest = self._held(found).chest
+            with self._lock:
+                told = self._told.intersection(chest.owed)
+            if told:
+                chest = chest.told(told)
+                change = fields(found, records=pack_chest(chest), owed=len(chest.owed))
+                self._objects.patch_status(found, change, hearing=False)
+            return told
+
+        with self._writing(canary):
+            told = self._objects.write(canary, attempt)
+        with self._lock:
+            self._told -= told
+
+
+def _check(found: JSON, held: statuses.Held, believed: _Version, records: Sequence[Record]) -> None:
+    """Raises ConflictError where the decision was made on something else than what is there."""
+    canary = key_of(found)
+    if str(found["metadata"]["uid"]) != believed.uid:
+        raise ConflictError(f"{canary}: it was deleted and made anew; nothing was saved to the new one")
+    if held.version != believed:
+        raise ConflictError(f"{canary}: saved at version {believed}, but it is at {held.version} now")
+    if annotation_of(found) != believed.word:
+        raise ConflictError(f"{canary}: somebody said something after the decision was made")
+    ids = [r.id for r in records]
+    known = {r.id for r in held.chest.records}
+    for id_ in ids:
+        if id_ in known or ids.count(id_) > 1:
+            raise ConflictError(f"{canary}: there is a record {id_} already")
+
+
+def _repair(found: JSON) -> str:
+    meta = found["metadata"]
+    canary = f"canaries.canaryd.io {meta['name']} -n {meta['namespace']} --subresource=status"
+    return (
+        f"Nothing is decided and nothing overwritten until a person has put that field right (kubectl edit {canary})"
+        f" or starts afresh with the weights as they are (kubectl patch {canary} --type=json"
+        """ -p '[{"op":"remove","path":"/status"}]')"""
+    )

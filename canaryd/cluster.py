@@ -1,0 +1,354 @@
+"""The daemon in a cluster: who leads, what is watched, when to look, how a Canary comes and goes.
+
+Everything is read from watches, so that an idle Canary costs no request; what changed there is looked at within a
+fraction of a second, and every interval brings a look at the counters. Replicas agree by a Lease on who leads; what
+makes one harmless that does not know better is the version on each write. Decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from canaryd import __version__, web, wiring
+from canaryd.config import Settings
+from canaryd.config.objects import canary_of, key_of, read_objects
+from canaryd.errors import CanarydError, KubeError
+from canaryd.kube.asking import JSON
+from canaryd.kube.client import KubeClient
+from canaryd.kube.kinds import CANARIES
+from canaryd.kube.lease import Lease
+from canaryd.policy import Canary, OnDelete
+from canaryd.process import DELIVERY, INBOX, PRUNE, Base, new_scheduler, now
+from canaryd.reconcile import Reconciler
+from canaryd.watched import Place, Watched, place, places
+
+log = structlog.get_logger("canaryd.daemon")
+
+FINALIZER = "canaryd.io/restore"
+ON_DELETE = "canaryd.io/on-delete"  # annotation: orphan
+PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
+PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
+AGAIN = timedelta(minutes=1)  # how often refused documents and missing permissions are looked at anew
+
+
+class ClusterDaemon(Base):
+    """Watches always, and leads while it holds the Lease."""
+
+    def __init__(self, settings: Settings, root: Path) -> None:
+        super().__init__(settings, root)
+        wanted = settings.cluster
+        self.client = self._connect("canaryd")
+        self.holder = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{secrets.token_hex(4)}"
+        self._changed = threading.Event()
+        self._touched: set[Place] = set()  # (plural, namespace, name) of objects that changed
+        self.watched = Watched(self.client, wanted, self._touch)
+        self.store = wiring.cluster_store(self.client, self.watched)
+        self.ports = wiring.cluster(settings, self.client, self.watched, self.store)
+        self._refused: dict[str, tuple[str, ...]] = {}  # key -> problems that were written to its status
+        self._index: dict[Place, set[str]] = {}  # watched object -> keys of the Canaries it matters to
+        self._by_key: dict[str, Canary] = {}
+        self._busy: set[str] = set()  # under a look at the counters right now
+        self._stale = True  # the documents must be read again
+        self._parting_told: dict[str, str] = {}
+        self._lacked = False  # permissions were missing at the last look
+        place = wanted.lease.namespace or self.client.namespace
+        duration = wanted.lease.duration
+        self.lease = Lease(
+            self._connect("canaryd-lease"),
+            place,
+            wanted.lease.name,
+            self.holder,
+            duration=duration,
+            renew=min(timedelta(seconds=2), duration / 4),
+        )
+
+    def _connect(self, agent: str) -> KubeClient:
+        wanted = self.settings.cluster
+        kubeconfig = str(self.root / wanted.kubeconfig) if wanted.kubeconfig else None
+        return KubeClient.connect(kubeconfig=kubeconfig, context=wanted.context, timeout=wanted.timeout, agent=agent)
+
+    # ── the life of the process ──────────────────────────────────────────────────────────────────────────────
+
+    def run(self) -> int:
+        log.info("canaryd", version=__version__, server=self.client.server, holder=self.holder)
+        server = self._serve()
+        self.watched.start()
+        try:
+            if self._wait_for_sight():
+                self.lease.start()
+                while self._wait_for_lead():
+                    self._lead()
+        finally:
+            self.lease.stop()
+            self.watched.stop()
+            if server is not None:
+                server.close()
+        log.info("stopped", weights="left as they are")
+        return 0
+
+    def _wait_for_sight(self) -> bool:
+        """True when everything has been listed once."""
+        said = ""
+        while not self.stopping.is_set():
+            if self.watched.wait_synced(timedelta(seconds=1)):
+                return True
+            self.last_tick = time.monotonic()
+            trouble = self.watched.trouble() or "the cluster is being read"
+            if trouble != said:
+                log.warning("waiting", reason=trouble)
+                said = trouble
+        return False
+
+    def _wait_for_lead(self) -> bool:
+        """True when this process leads; False when it was asked to stop before that."""
+        said = ""
+        while not self.stopping.is_set():
+            if self.lease.leading:
+                return True
+            self.last_tick = time.monotonic()
+            self.standby = f"{self.lease.holder() or 'nobody'} leads"
+            if self.standby != said:
+                log.info("standby", reason=self.standby)
+                said = self.standby
+            self.stopping.wait(0.1)
+        return False
+
+    def _lead(self) -> None:
+        settings = self.settings
+        self.reconciler = Reconciler(self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every)
+        self.scheduler = new_scheduler()
+        self._jobs, self._stale = frozenset(), True
+        self.leading.set()
+        self.telemetry.leading.set(1)
+        self._reload()
+        self._every(INBOX, "inbox", self._inbox)
+        self._every(DELIVERY, "tell", self._tell)
+        self._every(PARTING, "parting", self._part)
+        self._every(AGAIN, "again", self._look_again)
+        self._every(PRUNE, "prune", self._prune)
+        self.scheduler.start()
+        log.info("leading", canaries=len(self.canaries))
+        while self.lease.leading and not self.stopping.wait(0.1):
+            pass
+        self.leading.clear()
+        self.telemetry.leading.set(0)
+        if self.stopping.is_set():
+            log.info("stopping", reason="asked to; the tick under way is finished")
+        else:
+            log.warning("lead lost", reason="the Lease could not be renewed in time, or somebody else has it")
+        self.scheduler.shutdown(wait=True)
+        if self.lease.leading:
+            self.reconciler.flush()
+        else:
+            self.reconciler.forget()
+        self.reconciler.close()
+        self.store.close()
+
+    # ── what changed ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def _touch(self, plural: str, old: JSON | None, new: JSON | None) -> None:
+        """Called by the watches: only notes what it was."""
+        self._touched.add(place(plural, new or old or {}))
+        if plural == CANARIES.plural and _is_document(old, new):
+            self._stale = True
+
+    def _inbox(self) -> None:
+        """Look, without counting, at the Canaries for which something changed since the last time."""
+        if not self.lease.leading:
+            return
+        if self._stale:
+            self._reload()
+        touched, self._touched = self._touched, set()
+        keys = {key for one in touched for key in self._matters_to(one)}
+        later = {key for key in keys & self._busy if not self._has_word(key)}
+        for key in later:
+            namespace, _, name = key.partition("/")
+            self._touched.add((CANARIES.plural, namespace, name))
+        self._tick([self._by_key[key] for key in sorted(keys - later) if key in self._by_key], measure=False)
+
+    def _matters_to(self, one: Place) -> Iterable[str]:
+        plural, namespace, name = one
+        if plural == CANARIES.plural:
+            return (f"{namespace}/{name}",)
+        return self._index.get(one, ())
+
+    def _has_word(self, key: str) -> bool:
+        try:
+            return bool(self.store.load(key).overrides)
+        except CanarydError:
+            return False
+
+    def _tick_interval(self, interval: timedelta) -> None:
+        if self.lease.leading:
+            self._tick([c for c in self.canaries if c.spec.interval == interval])
+
+    def _tick(self, canaries: Any, *, measure: bool = True) -> None:
+        if not canaries:
+            return
+        keys = {c.key for c in canaries}
+        if measure:
+            self._busy |= keys
+        try:
+            super()._tick(canaries, measure=measure)
+        finally:
+            if measure:
+                self._busy -= keys
+
+    def _beat(self) -> None:
+        """The Lease is the sign of life."""
+
+    # ── documents ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _reload(self) -> None:
+        """Read the Canary objects; a wrong one says so in its status and keeps its last valid form while it has one."""
+        self._stale = False
+        found = self.watched.canaries.items()
+        loaded = read_objects(found, self.settings, self._by_key)
+        refused = {one.key: one.problems for one in loaded.refused}
+        conflicts = self.watched.conflicts(loaded.canaries)
+        for key, problems in conflicts.items():
+            refused[key] = (*refused.get(key, ()), *problems)
+        kept = tuple(c for c in loaded.canaries if c.key not in conflicts or c.key in self._by_key)
+        self._by_key = {c.key: c for c in kept}
+        self.canaries = kept
+        self._index = {}
+        for canary in kept:
+            for one in places(canary):
+                self._index.setdefault(one, set()).add(canary.key)
+        self.telemetry.keep(set(self._by_key))
+        self._schedule_ticks()
+        for key, problems in refused.items():
+            if self._refused.get(key) != problems:
+                log.error("document refused", canary=key, problems=list(problems))
+            self._guarded(key, self.store.refuse, problems)
+        for key in self._by_key.keys() - refused.keys():
+            self._guarded(key, self.store.accept)
+        self._refused = refused
+        for there in found:
+            if key_of(there) in self._by_key and FINALIZER not in (there["metadata"].get("finalizers") or ()):
+                self._guard(key_of(there))
+
+    def _guarded(self, key: str, write: Callable[..., object], *what: object) -> None:
+        """One Canary's trouble is its own."""
+        try:
+            write(key, *what)
+        except CanarydError as e:
+            log.warning("status not written", canary=key, reason=str(e))
+
+    def _guard(self, key: str) -> None:
+        """Put the finalizer on a Canary, so that its service is brought back before it is gone."""
+        namespace, _, name = key.partition("/")
+        found = self.watched.canaries.get(namespace, name)
+        if found is None:
+            return
+        held = list(found["metadata"].get("finalizers") or ())
+        change = {"finalizers": [*held, FINALIZER], "resourceVersion": found["metadata"]["resourceVersion"]}
+        try:
+            self.watched.canaries.put(self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge"))
+        except KubeError as e:
+            log.info("finalizer not set yet", canary=key, reason=str(e))
+
+    def _look_again(self) -> None:
+        """What may have become right by itself: permissions, conflicts between documents, finalizers, lost words."""
+        self._stale = True
+        missing = self.watched.missing_permissions()
+        if missing:
+            log.error("permissions missing", missing=missing)
+        permitted = ("True", "AllGranted", "canaryd may do all that it has to")
+        if missing:
+            permitted = ("False", "PermissionMissing", "; ".join(missing)[:1000])
+        for canary in self.canaries:
+            self._guarded(canary.key, self.store.reject)
+            if missing or self._lacked:
+                self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
+        self._lacked = bool(missing)
+
+    # ── parting ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _part(self) -> None:
+        """Bring back the plain service of every deleted Canary, then let it go."""
+        if not self.lease.leading:
+            return
+        for found in self.watched.canaries.items():
+            metadata = found["metadata"]
+            if "deletionTimestamp" in metadata and FINALIZER in (metadata.get("finalizers") or ()):
+                try:
+                    self._part_from(found)
+                except CanarydError as e:
+                    self._tell_parting(f"{metadata['namespace']}/{metadata['name']}", str(e))
+
+    def _part_from(self, found: JSON) -> None:
+        metadata = found["metadata"]
+        key = f"{metadata['namespace']}/{metadata['name']}"
+        waits = ""
+        canary = canary_of(found)
+        if isinstance(canary, Canary) and not _is_orphan(found, canary):
+            at = now()
+            try:
+                waits = self.reconciler.remove(canary, at)
+            except CanarydError as e:
+                waits = str(e)
+            since = at - datetime.fromisoformat(metadata["deletionTimestamp"])
+            if waits and since > PATIENCE:
+                log.error("left as it is", canary=key, reason=waits, after=str(since))
+                waits = ""
+        if waits:
+            self._tell_parting(key, waits)
+            return
+        rest = [f for f in metadata["finalizers"] if f != FINALIZER]
+        change = {"finalizers": rest or None, "resourceVersion": metadata["resourceVersion"]}
+        namespace, name = metadata["namespace"], metadata["name"]
+        self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge")
+        self._parting_told.pop(key, None)
+        log.info("let go", canary=key)
+
+    def _tell_parting(self, key: str, waits: str) -> None:
+        if self._parting_told.get(key) != waits:
+            self._parting_told[key] = waits
+            log.info("being deleted", canary=key, waits=waits)
+
+    # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _status(self) -> web.Page:
+        """Who leads, what every canary is at, and what the API server was asked."""
+        states = []
+        for canary in self.canaries if self.leading.is_set() else ():
+            state = self.store.load(canary.key).state
+            if state is not None and state.latest:
+                states.append(dict(state.latest))
+        lead = {
+            "leading": self.leading.is_set(),
+            "holder": self.lease.holder(),
+            "me": self.holder,
+            "version": __version__,
+            "trouble": self.watched.trouble(),
+            "requests": {f"{verb} {what}": n for (verb, what), n in sorted(self.client.requests.items())},
+        }
+        return web.as_json(200, {**lead, "canaries": states})
+
+
+def _is_document(old: JSON | None, new: JSON | None) -> bool:
+    """The change is of the document, not of its status."""
+    if old is None or new is None:
+        return True
+    a, b = old["metadata"], new["metadata"]
+    seen = ("generation", "uid", "labels", "deletionTimestamp")
+    return any(a.get(name) != b.get(name) for name in seen)
+
+
+def _is_orphan(found: JSON, canary: Canary) -> bool:
+    said = (found["metadata"].get("annotations") or {}).get(ON_DELETE)
+    deployment = canary.spec.workloads.deployment
+    return said == OnDelete.ORPHAN or (
+        said is None and deployment is not None and deployment.on_delete is OnDelete.ORPHAN
+    )

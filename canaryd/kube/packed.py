@@ -1,0 +1,117 @@
+"""What is kept of a Canary in texts that no person reads: the state, and the latest records of decisions. Pure.
+
+A text is base64 of zlib of JSON. Whatever cannot be read is a StoreError that says why; nothing is guessed, and what
+is unpacked is never larger than MOST_BYTES, whatever was packed into it.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from base64 import b64decode, b64encode
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from canaryd.codec import decode, decode_state, encode, encode_state
+from canaryd.errors import StoreError
+from canaryd.model import Answer, Override, Record, RolloutState
+
+FORM = 1  # of the texts; rises when an older canaryd could not read them any more
+MOST_BYTES = 8 * 1024 * 1024  # of one text, unpacked
+SAID = 20  # words of people that are kept with their answers
+
+
+@dataclass(frozen=True, slots=True)
+class Chest:
+    """Records that are not yet in the companion, which of all are owed to the notifiers, and what people said."""
+
+    records: tuple[Record, ...] = ()  # in the order of saving
+    owed: tuple[str, ...] = ()  # ids, oldest first; also of records that are in the companion
+    said: tuple[tuple[Override, Answer], ...] = ()  # newest last
+
+    def told(self, ids: Collection[str]) -> Chest:
+        """Without what is no longer owed."""
+        return replace(self, owed=tuple(id_ for id_ in self.owed if id_ not in ids))
+
+    def plus(self, records: Sequence[Record]) -> Chest:
+        """With new records."""
+        owed = (*self.owed, *(r.id for r in records if r.tell))
+        return replace(self, records=(*self.records, *records), owed=owed)
+
+    def answered(self, words: Sequence[Override], answers: Sequence[Answer]) -> Chest:
+        """With the first answer to each of the words that have one."""
+        known = {word.id for word, _ in self.said}
+        by_id = {answer.id: answer for answer in answers}
+        new = [(word, by_id[word.id]) for word in words if word.id in by_id and word.id not in known]
+        return replace(self, said=(*self.said, *new)[-SAID:]) if new else self
+
+
+def pack_state(state: RolloutState, version: int) -> str:
+    """The state as it was saved at a version."""
+    return _text({"form": FORM, "version": version, "state": encode_state(state)})
+
+
+def unpack_state(text: Any, version: int) -> RolloutState:
+    """Raises StoreError, also when it was saved at another version than `version`."""
+    value = _value(text)
+    if value.get("version") != version:
+        raise StoreError(f"it was saved at version {value.get('version')}, but status.version is {version}")
+    return decode_state(value.get("state"))
+
+
+def pack_chest(chest: Chest) -> str:
+    """Records that resemble each other cost little."""
+    said = [[encode(word), encode(answer)] for word, answer in chest.said]
+    return _text({"form": FORM, "records": [encode(r) for r in chest.records], "owed": list(chest.owed), "said": said})
+
+
+def unpack_chest(text: Any) -> Chest:
+    """Raises StoreError."""
+    value = _value(text)
+    records, owed, said = (_list(value, key) for key in ("records", "owed", "said"))
+    if not all(isinstance(id_, str) for id_ in owed):
+        raise StoreError("owed: expected a list of texts")
+    try:
+        pairs = tuple((decode(Override, word), decode(Answer, answer)) for word, answer in said)
+    except (TypeError, ValueError):
+        raise StoreError("said: expected pairs of a word and its answer") from None
+    return Chest(tuple(decode(Record, r) for r in records), tuple(owed), pairs)
+
+
+def pack_records(records: Sequence[Record]) -> str:
+    """One chunk of the companion, base64 as in binaryData."""
+    return _text({"form": FORM, "records": [encode(r) for r in records]})
+
+
+def unpack_records(text: Any) -> tuple[Record, ...]:
+    """Raises StoreError."""
+    return tuple(decode(Record, r) for r in _list(_value(text), "records"))
+
+
+def _text(value: Any) -> str:
+    data = json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode(errors="surrogatepass")
+    return b64encode(zlib.compress(data, 9)).decode("ascii")
+
+
+def _value(text: Any) -> dict[str, Any]:
+    if not isinstance(text, str):
+        raise StoreError(f"expected a text, found {type(text).__name__}")
+    try:
+        reader = zlib.decompressobj()
+        data = reader.decompress(b64decode(text, validate=True), MOST_BYTES)
+        value = json.loads(data.decode(errors="surrogatepass")) if reader.eof and not reader.unused_data else None
+    except (ValueError, RecursionError, zlib.error) as e:
+        raise StoreError(f"it is damaged: {e}") from None
+    if not isinstance(value, dict) or type(value.get("form")) is not int:
+        raise StoreError("it is cut off, too large, or none of canaryd's texts")
+    if value["form"] > FORM:
+        raise StoreError(f"it was written by a newer canaryd (form {value['form']}, this one knows {FORM})")
+    return value
+
+
+def _list(value: dict[str, Any], key: str) -> list[Any]:
+    found = value.get(key, [])
+    if not isinstance(found, list):
+        raise StoreError(f"{key}: expected a list")
+    return found
