@@ -507,6 +507,14 @@ _HOST_WANTED = 'a host; use a Service such as "api-stable" or "api-stable.shop.s
 _SUBSET = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
 
 
+def _listed(value: object) -> object:
+    """A list below a place that is looked at before its types are checked; pydantic would take only a tuple there."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Listed = BeforeValidator(_listed)
+
+
 class Pool(Document):
     """A set of servers that run one version."""
 
@@ -524,11 +532,6 @@ def _expand_pools(value: object) -> object:
         count = f"{len(value)} pool" + ("" if len(value) == 1 else "s")
         raise ValueError(f"{count}; name exactly two, such as [api-v1, api-v2]")
     return tuple(item if isinstance(item, dict | Pool) else {"name": item} for item in value)
-
-
-def _fixed(value: object) -> object:
-    """A list as it comes is taken, also below a validator that has made Python values of the document."""
-    return tuple(value) if isinstance(value, list) else value
 
 
 class ConfigReference(Document):
@@ -566,7 +569,7 @@ class DeploymentWorkload(Document):
         default=timedelta(minutes=10), description="longest wait for ready canary pods before the rollout ends"
     )
     keep_failed: bool = Field(default=False, description="leave the pods of a rolled back canary for inspection")
-    config: Annotated[tuple[ConfigReference, ...], BeforeValidator(_fixed), Field(max_length=20)] = Field(
+    config: Annotated[tuple[ConfigReference, ...], Field(max_length=20), _Listed] = Field(
         default=(), description="ConfigMaps and Secrets whose content is part of the revision"
     )
     on_delete: OnDelete = Field(
@@ -645,7 +648,7 @@ class RouteRef(Document):
 
     name: ObjectName = Field(description="its name; each once")
     routes: Annotated[
-        tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], BeforeValidator(_fixed), Field(max_length=50)
+        tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=50), _Listed
     ] = Field(default=(), description="names of the routes in it; empty: every route that has both destinations")
 
 

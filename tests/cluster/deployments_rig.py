@@ -21,6 +21,7 @@ from canaryd.kube.kinds import DEPLOYMENTS, HPAS, PODS, SERVICES
 from canaryd.model import HookState, HookStatus, Phase, RolloutState, WorkloadView
 from canaryd.plan import initial
 from canaryd.policy import Canary, parse_canary
+from canaryd.watched import outline
 
 NAMESPACE = "shop"
 ROLE = (  # what the module's docstring says; Secrets and ConfigMaps only where a test names them
@@ -62,7 +63,8 @@ class Eyes:
         self.client = KubeClient.connect(kubeconfig=str(bench.kubeconfig("canaryd")), timeout=timedelta(seconds=20))
         kinds = (DEPLOYMENTS, PODS, SERVICES, HPAS)
         self.deployments, self.pods, self.services, self.autoscalers = self.informers = [
-            Informer(self.client, kind, namespaces=(NAMESPACE,)) for kind in kinds
+            Informer(self.client, kind, namespaces=(NAMESPACE,), keep=outline if kind is PODS else None)
+            for kind in kinds
         ]
         for informer in self.informers:
             informer.start()

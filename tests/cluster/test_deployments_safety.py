@@ -20,6 +20,7 @@ from canaryd.demo.processes import wait_until
 from canaryd.deployments import objects
 from canaryd.errors import FenceError, KubeUnreachableError, WorkloadError
 from canaryd.model import HookState, HookStatus, Phase
+from canaryd.policy import ConfigReference
 
 WRITES = ("create", "patch", "delete", "replace")
 
@@ -376,20 +377,7 @@ def test_a_change_of_a_named_config_is_a_release_whose_promotion_restarts_stable
     _may_read(cluster, "configmaps", "config-env")
     contents = WatchedContents(one.eyes.client)
     one.workloads = one.eyes.workloads(contents=contents)
-    spec = {"config": [{"configMap": "config-env"}]}
-    one.canary = type(one.canary).model_validate_json(
-        json.dumps(
-            {
-                **one.canary.model_dump(mode="json", by_alias=True, exclude_none=True),
-                "spec": {
-                    "workloads": {"deployment": {"name": "config", **spec}},
-                    "route": {"istio": {"virtualServices": ["config"]}},
-                },
-            }
-        ),
-        by_alias=True,
-        by_name=False,
-    )
+    one.canary = with_deployment(one, config=(ConfigReference(config_map="config-env"),))
     one.adopt()
     first, running = one.revision(), {p["metadata"]["uid"] for p in one.app.pods()}
     assert first == one.state.stable_revision

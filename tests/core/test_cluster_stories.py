@@ -21,7 +21,10 @@ QUICK: dict[str, Any] = {"steps": [{"weight": w, "bake": "20s"} for w in (10, 50
 
 def deployed(name: str = "api", **spec: Any) -> Canary:
     """A Canary of the cluster: a Deployment, a VirtualService, and a uid."""
-    kinds = {"workloads": {"deployment": {"name": name}}, "route": {"istio": {"virtualServices": [{"name": name}]}}}
+    kinds = {
+        "workloads": {"deployment": {"name": name}},
+        "route": {"istio": {"virtualServices": [{"name": name, "routes": ["primary"]}]}},
+    }
     document = {
         "apiVersion": "canaryd.io/v1alpha1",
         "kind": "Canary",
