@@ -13,7 +13,7 @@ from bench import Bench
 from bench.apps import App
 
 from canaryd.adapters.deployments import DeploymentWorkloads
-from canaryd.demo.processes import wait_until
+from canaryd.demo.processes import LabError, wait_until
 from canaryd.errors import WorkloadError
 from canaryd.kube.client import KubeClient
 from canaryd.kube.informer import Informer
@@ -150,7 +150,10 @@ class Rig:
                     raise
                 return None
 
-        return wait_until(probe, what, timeout, every=0.1)
+        try:
+            return wait_until(probe, what, timeout, every=0.1)
+        except LabError as e:
+            raise LabError(f"{e}; seen: {self.view().detail}; done: {self.said}") from e
 
     def adopt(self) -> None:
         """Up to an idle service with the canary at 0."""
@@ -218,7 +221,7 @@ class Rig:
 
     @property
     def stable(self) -> str:
-        return f"{self.app.name}-stable"
+        return self.state.stable
 
     def deployment(self, name: str = "") -> dict[str, Any]:
         return self.admin.get("deployments", name or self.app.name)

@@ -163,7 +163,9 @@ def test_the_fence_holds_for_a_daemon_whose_cache_is_of_before_and_not_for_anoth
     with pytest.raises((FenceError, WorkloadError)) as refused:
         stale.workloads(one).shape(
             one.canary,
-            replace(one.state, phase=Phase.WAITING, rollout="blindfold-0", revision=one.state.stable_revision),
+            replace(
+                one.state, phase=Phase.WAITING, weight=0, rollout="blindfold-0", revision=one.state.stable_revision
+            ),
             version=at,
             now=datetime.now(UTC) + timedelta(minutes=5),
         )
