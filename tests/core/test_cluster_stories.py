@@ -120,7 +120,7 @@ def test_a_good_release_goes_to_stable_and_the_traffic_comes_back_step_by_step()
     world.workloads.upgrades("shop/api", HookStatus.OWED, HookStatus.OWED, HookStatus.DONE)
     world.until("Succeeded")
     written = [w for _, w, _ in world.router.writes]
-    assert [w for i, w in enumerate(written) if i == 0 or written[i - 1] != w] == [0, 10, 50, 100, 50, 10, 0]
+    assert [w for i, w in enumerate(written) if i == 0 or written[i - 1] != w] == [0, 10, 50, 100, 50, 0]
     state = world.state()
     assert (state.stable, state.canary, state.stable_revision) == ("api-stable", "api", "r2"), "no roles are swapped"
     assert world.told()[-2:] == ["promote", "succeed"]
