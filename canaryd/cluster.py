@@ -225,6 +225,7 @@ class ClusterDaemon(Base):
         for canary in kept:
             for one in places(canary):
                 self._index.setdefault(one, set()).add(canary.key)
+        self.watched.name_contents(kept)
         self.telemetry.keep(set(self._by_key))
         self._schedule_ticks()
         for key, problems in refused.items():

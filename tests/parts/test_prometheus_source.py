@@ -101,6 +101,12 @@ def told(start: datetime) -> History:
                 for le, share in (("5", 1), ("+Inf", 2)):
                     labels = {**both, "response_code": code, "source_workload": client, "le": le}
                     history.add(BUCKETS, labels, line(slope=share * slope))
+    for client in ("web-0", "web-1"):
+        sent = {"reporter": "source", "instance": client, "pod": client, "namespace": "shop"}
+        sent |= {"destination_service_name": "both-stable", "destination_service_namespace": "default"}
+        history.requests("both-a", "200", lambda s: 40 * s, response_flags="-", **sent)
+        lost = {**sent, "response_flags": "UF,URX", "destination_workload": "unknown"}
+        history.requests("unknown", "503", lambda s: 3 * (s - BORN + 1) if s >= BORN else None, **lost)
     history.requests("edge-a", "200", lambda s: s if s == 5 else None)
     history.requests("odd.a", "200", lambda s: s)
     history.requests("oddxa", "200", lambda s: 1000 * s)
@@ -330,20 +336,7 @@ def test_the_starts_of_pods_are_those_of_kube_state_metrics_and_asked_once(
     assert source.read([query(start, "api")])["api"].started == {}
 
 
-RULES = """
-groups:
-- name: canaryd
-  interval: 5s
-  rules:
-  - record: canaryd:requests_total:pod
-    expr: sum by (destination_workload_namespace, destination_workload, destination_canonical_revision, namespace, pod,
-      response_code, grpc_response_status, response_flags)
-      (istio_requests_total{reporter=~"destination|waypoint",destination_workload="both-a"})
-  - record: canaryd:request_duration_ms_bucket:pod
-    expr: sum by (destination_workload_namespace, destination_workload, destination_canonical_revision, namespace, pod,
-      le) (istio_request_duration_milliseconds_bucket{reporter=~"destination|waypoint",response_code!~"0|429",
-      destination_workload="both-a"})
-"""
+RULES = Path(__file__).resolve().parents[2] / "manifests/base/20-monitoring/rules/recording.yaml"
 
 
 def counted(answer: CountsAnswer) -> list[tuple[Any, ...]]:
@@ -351,18 +344,34 @@ def counted(answer: CountsAnswer) -> list[tuple[Any, ...]]:
     out: list[tuple[Any, ...]] = []
     for before, after in pairwise(answer.readings):
         arm = stretch(before, after, Classes(frozenset({"5xx"}), frozenset({"DC", "RL"}), frozenset())).stable
-        out.append((arm.requests, arm.failures, arm.timed, arm.slower.tolist(), arm.pods, arm.pod_requests.tolist()))
+        served, failed = arm.requests - arm.unreached, arm.failures - arm.unreached
+        out.append((served, failed, arm.timed, arm.slower.tolist(), arm.pods, arm.pod_requests.tolist()))
     return out
+
+
+def lost(answer: CountsAnswer) -> list[float]:
+    """Requests that never reached a pod, between the readings; each is counted once, and the first are not left out."""
+    found = [
+        stretch(before, after, Classes(frozenset(), frozenset(), frozenset())).stable.unreached
+        for before, after in pairwise(answer.readings)
+    ]
+    at_last = answer.readings[-1].counters.items()
+    assert sum(found) == sum(value for key, value in at_last if key.name == "unreached") > 0
+    return found
 
 
 def test_recorded_metrics_are_preferred_and_count_the_same(
     server: Prometheus, start: datetime, tmp_path: Path, source: PrometheusSource, prometheus_binary: Path
 ) -> None:
-    asked = replace(query(start, "both"), points=tuple(start + (i + 1) * STEP for i in range(6)))
+    asked = replace(
+        query(start, "both"),
+        points=tuple(start + (i + 1) * STEP for i in range(6)),
+        stable_service="both-stable",
+        canary_service="both-canary",
+    )
     raw = source.read([asked])["both"]
-    assert {key.exporter for key in raw.readings[0].counters} == {"envoy"}
+    assert {key.exporter for key in raw.readings[0].counters} == {"envoy", "web-0", "web-1"}
     assert {k.le for k in raw.readings[0].counters if k.name == "bucket"} == {5.0, inf}
-    (tmp_path / "rules.yaml").write_text(RULES)
     data = tmp_path / "prometheus" / "data"
     data.mkdir(parents=True)
     told(start).write(tmp_path)
@@ -372,7 +381,7 @@ def test_recorded_metrics_are_preferred_and_count_the_same(
         other.start()
         window = [f"--start={start.timestamp():.0f}", f"--end={start.timestamp() + SECONDS:.0f}", "--eval-interval=5s"]
         argv = ["promtool", "tsdb", "create-blocks-from", "rules", f"--url={other.url}", f"--output-dir={data}"]
-        argv += [*window, str(tmp_path / "rules.yaml")]
+        argv += [*window, str(RULES)]
         done = subprocess.run(argv, capture_output=True, timeout=60, check=False)
         assert done.returncode == 0, done.stderr
     with Nursery(tmp_path / "log") as nursery:
@@ -380,9 +389,11 @@ def test_recorded_metrics_are_preferred_and_count_the_same(
         both = Prometheus(nursery, tmp_path / "prometheus", nowhere, "1m", binary=prometheus_binary)
         both.start()
         recorded = PrometheusSource(both.url, timeout=timedelta(seconds=10)).read([asked])["both"]
-    assert {key.exporter for key in recorded.readings[0].counters} == {"both-1", "both-2"}
+    assert {key.exporter for key in recorded.readings[0].counters} == {"both-1", "both-2", "shop/web-0", "shop/web-1"}
     assert counted(recorded) == counted(raw)
     assert counted(raw)[0][:4] == (2 * 2 * 12 * 5, 2 * 2 * 5, 2 * 2 * 2 * 10 * 5, [2 * 2 * 10 * 5])
+    assert lost(raw) == [2 * 3 * (10 - BORN), *[2 * 3 * 5] * 4]
+    assert lost(recorded)[2:] == lost(raw)[2:]  # rules are evaluated at a moment of their own, between two scrapes
 
 
 @pytest.mark.envoy
