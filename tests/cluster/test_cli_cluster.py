@@ -24,6 +24,7 @@ from bench import Bench, tools
 from canaryd import crd, permissions
 from canaryd.adapters.kubernetes_store import KubernetesStore
 from canaryd.cli.exits import Exit
+from canaryd.config.objects import canary_of
 from canaryd.demo.processes import wait_until
 from canaryd.doctor.cluster import CHECKS, Cluster
 from canaryd.doctor.findings import examine
@@ -33,6 +34,8 @@ from canaryd.kube.informer import Informer
 from canaryd.kube.kinds import CANARIES
 from canaryd.model import Answer, DecisionKind, Override, Phase, Record, RolloutState, Verdict
 from canaryd.permissions import DAEMON, OPERATOR, VIEWER, Need, Scope
+from canaryd.policy import Canary
+from canaryd.wiring import direct_workloads
 
 ROOT = Path(__file__).parents[2]
 BODIES: dict[str, dict[str, Any]] = json.loads((ROOT / "tests/core/bodies.json").read_text())
@@ -344,6 +347,22 @@ def test_wait_sees_the_end_by_watching(led: Shop) -> None:
         led.put("shop/api", BODIES["api"] | {"phase": "Succeeded", "sentence": "api promoted"})
         waiting.until("api promoted", within=2.0)
         assert waiting.child.wait(DEADLINE) == Exit.OK
+
+
+def test_wait_does_not_take_the_end_of_the_last_rollout_for_that_of_the_image_just_set(led: Shop) -> None:
+    led.admin.apply(canary("new-image", "bank"))
+    led.admin.apply(deployment("new-image", {"app": "new-image"}))
+    led.put("bank/new-image", BODIES["api"] | {"phase": "Succeeded", "revision": "the-last-one"})
+    asked = ("wait", "bank/new-image", "--for", "promoted", "--timeout")
+    assert led.run(*asked, "500ms").returncode == Exit.UNDECIDED
+    (found,) = [obj for obj in led.informer.items("bank") if obj["metadata"]["name"] == "new-image"]
+    meant = canary_of(found)
+    assert isinstance(meant, Canary)
+    release = direct_workloads(led.client).release(meant)
+    assert release is not None
+    led.put("bank/new-image", BODIES["api"] | {"phase": "Succeeded", "revision": release.revision})
+    assert led.run(*asked, "20s").returncode == Exit.OK
+    led.admin.delete("canaries", "new-image", "bank")
 
 
 def test_a_daemon_that_stopped_is_said_beside_its_last_words(led: Shop) -> None:
