@@ -60,7 +60,8 @@ class ClusterDaemon(Base):
         self._busy: set[str] = set()  # under a look at the counters right now
         self._stale = True  # the documents must be read again
         self._parting_told: dict[str, str] = {}
-        self._lacked = False  # permissions were missing at the last look
+        self._lacked = True  # permissions may be missing, as far as is known
+        self._untold: dict[str, str] = {}  # key -> why its status could not be written the last time
         place = wanted.lease.namespace or self.client.namespace
         duration = wanted.lease.duration
         self.lease = Lease(
@@ -225,6 +226,7 @@ class ClusterDaemon(Base):
         for canary in kept:
             for one in places(canary):
                 self._index.setdefault(one, set()).add(canary.key)
+        self.watched.name_contents(kept)
         self.telemetry.keep(set(self._by_key))
         self._schedule_ticks()
         for key, problems in refused.items():
@@ -242,8 +244,11 @@ class ClusterDaemon(Base):
         """One Canary's trouble is its own."""
         try:
             write(key, *what)
+            self._untold.pop(key, None)
         except CanarydError as e:
-            log.warning("status not written", canary=key, reason=str(e))
+            if self._untold.get(key) != str(e):
+                log.warning("status not written", canary=key, reason=str(e))
+            self._untold[key] = str(e)
 
     def _guard(self, key: str) -> None:
         """Put the finalizer on a Canary, so that its service is brought back before it is gone."""
@@ -261,6 +266,8 @@ class ClusterDaemon(Base):
     def _look_again(self) -> None:
         """What may have become right by itself: permissions, conflicts between documents, finalizers, lost words."""
         self._stale = True
+        if not self._doubts():
+            return
         missing = self.watched.missing_permissions()
         if missing:
             log.error("permissions missing", missing=missing)
@@ -272,6 +279,11 @@ class ClusterDaemon(Base):
             if missing or self._lacked:
                 self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
         self._lacked = bool(missing)
+
+    def _doubts(self) -> bool:
+        """Whether to ask, verb by verb, what canaryd may do: at first, while something lacks, when it was forbidden."""
+        told = (self.watched.trouble(), *self.reconciler.unwritten.values(), *self._untold.values())
+        return self._lacked or any("forbidden" in text for text in told)
 
     # ── parting ──────────────────────────────────────────────────────────────────────────────────────────────
 

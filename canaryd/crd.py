@@ -275,6 +275,9 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
     "Spec.beta": (_share(0.0001, 50, "5%"),),
     "Budget.share": (_share(0.0, 50, "0.1%"),),
     "Spec.interval": (_duration("500ms", "1h"),),
+    "PrometheusRef.url": (
+        Rule("!self.matches('[?#]')", 'must have no "?" and no "#"; write the address as far as /api/v1'),
+    ),
     "Route": (Rule("has(self.istio) != has(self.gatewayApi)", "give exactly one of istio and gatewayApi"),),
     "DeploymentWorkload": (
         Rule(
@@ -572,6 +575,7 @@ def status_schema() -> Schema:
             "items": {"type": "string", "maxLength": 64},
             "x-kubernetes-list-type": "atomic",
         },
+        "owed": _whole("Decisions that people have not been told yet."),
         "version": _whole(_OPAQUE),
         "state": _said(_OPAQUE, _LARGEST),
         "records": _said(_OPAQUE, _LARGEST),

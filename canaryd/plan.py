@@ -435,13 +435,20 @@ def _shift_back(canary: Canary, state: RolloutState, seen: Observation, hook: Ho
         return Decision(
             state, DecisionKind.HOLD, f"{_held_at(canary, state)}: {state.stable} takes traffic back step by step"
         )
-    weight = max((s.weight for s in canary.spec.steps if s.weight < state.weight), default=0)
+    weight = _weight_back(canary, state)
     said = (
         f"{canary.name} {state.weight} % → {weight} %: {state.stable} runs {state.revision} now and takes traffic back"
     )
     moved = _move(state, seen, said, phase=Phase.PROMOTING, step=state.step, weight=weight)
     # What stable was before its upgrade says nothing about what it is now.
     return Decision(replace(moved, evidence=_forget(moved)), DecisionKind.ADVANCE, said)
+
+
+def _weight_back(canary: Canary, state: RolloutState) -> int:
+    """The next smaller step; where both run the very same template and stable is ready, one stop on the way will do."""
+    if canary.spec.workloads.deployment is not None and state.weight < 100:
+        return 0
+    return max((s.weight for s in canary.spec.steps if s.weight < state.weight), default=0)
 
 
 def _forget(state: RolloutState) -> Evidence | None:

@@ -507,6 +507,14 @@ _HOST_WANTED = 'a host; use a Service such as "api-stable" or "api-stable.shop.s
 _SUBSET = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
 
 
+def _listed(value: object) -> object:
+    """A list below a place that is looked at before its types are checked; pydantic would take only a tuple there."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Listed = BeforeValidator(_listed)
+
+
 class Pool(Document):
     """A set of servers that run one version."""
 
@@ -561,7 +569,7 @@ class DeploymentWorkload(Document):
         default=timedelta(minutes=10), description="longest wait for ready canary pods before the rollout ends"
     )
     keep_failed: bool = Field(default=False, description="leave the pods of a rolled back canary for inspection")
-    config: Annotated[tuple[ConfigReference, ...], Field(max_length=20)] = Field(
+    config: Annotated[tuple[ConfigReference, ...], Field(max_length=20), _Listed] = Field(
         default=(), description="ConfigMaps and Secrets whose content is part of the revision"
     )
     on_delete: OnDelete = Field(
@@ -639,9 +647,9 @@ class RouteRef(Document):
     """One VirtualService or HTTPRoute of the Canary's namespace."""
 
     name: ObjectName = Field(description="its name; each once")
-    routes: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=50)] = Field(
-        default=(), description="names of the routes in it; empty: every route that has both destinations"
-    )
+    routes: Annotated[
+        tuple[Annotated[str, Field(min_length=1, max_length=253)], ...], Field(max_length=50), _Listed
+    ] = Field(default=(), description="names of the routes in it; empty: every route that has both destinations")
 
 
 def _expand_refs(value: object) -> object:

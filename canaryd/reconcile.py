@@ -80,6 +80,7 @@ class Reconciler:
         """`save_every`: how many looks that decided nothing share one save."""
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
         self._unsaved: dict[str, _Unsaved] = {}
+        self.unwritten: dict[str, str] = {}  # key -> why its route or workloads could not be written the last time
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
@@ -240,6 +241,8 @@ class Reconciler:
     def _settle(self, case: _Case, now: datetime) -> Outcome:
         """Decide until nothing follows at once; each decision is saved before it is routed."""
         stored, kinds = case.stored, []
+        if why := self.unwritten.get(case.canary.key):
+            case.trouble.append(why)
         seen = _observation(case, stored, now, self.tell_again)
         for _ in range(PASSES):
             before = stored.state
@@ -343,7 +346,9 @@ class Reconciler:
             raise
         except RouteError as e:
             log.warning("not routed", canary=key, weight=state.weight, error=str(e))
+            self.unwritten[key] = str(e)
             return False
+        self.unwritten.pop(key, None)
         return True
 
     def _shape(self, case: _Case, stored: Stored, now: datetime) -> None:
@@ -357,6 +362,7 @@ class Reconciler:
             raise
         except WorkloadError as e:
             log.warning("not shaped", canary=case.canary.key, error=str(e))
+            self.unwritten[case.canary.key] = str(e)
             return
         for text in done:
             log.info("shaped", canary=case.canary.key, did=text)

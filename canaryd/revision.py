@@ -245,7 +245,7 @@ _QUANTITY = re.compile(r"([+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+))(?:([numkMGTPE]|[KMG
 
 def _quantities(given: object) -> object:
     if isinstance(given, dict):
-        return {key: quantity(value) for key, value in given.items()}
+        return {key: quantity(value) for key, value in given.items() if value not in (None, "", [], {})}
     return quantity(given)
 
 

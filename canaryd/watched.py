@@ -5,17 +5,15 @@ Reads only. A kind that the cluster does not serve (Istio, or the Gateway API) i
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 
+from canaryd.adapters.contents import WatchedContents
 from canaryd.adapters.route_claims import conflicts
 from canaryd.adapters.route_stamps import without_details
 from canaryd.config.settings import Cluster
-from canaryd.errors import KubeError, WorkloadError
+from canaryd.errors import KubeError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
 from canaryd.kube.informer import Informer, without_managed_fields
@@ -37,8 +35,6 @@ from canaryd.policy import Canary
 Touch = Callable[[str, JSON | None, JSON | None], None]  # plural, old, new
 Place = tuple[str, str, str]  # plural, namespace, name
 
-FIRST_SIGHT = timedelta(seconds=2)  # a ConfigMap or Secret is waited for so long when it is first asked for
-
 _POD = re.compile(r"(.+)-[a-z0-9]+-[a-z0-9]{5}")  # of a Deployment: its name, the ReplicaSet's hash, the pod's own
 
 
@@ -55,7 +51,7 @@ class Watched:
         self.pods = self._informer(PODS, outline)
         self.services = self._informer(SERVICES, without_managed_fields)
         self.autoscalers = self._informer(HPAS, without_managed_fields)
-        self.contents = Contents(client, touch)
+        self.contents = WatchedContents(client)
         self._optional: tuple[tuple[Kind, Informer], ...] = (
             (VIRTUAL_SERVICES, self.virtual_services),
             (HTTP_ROUTES, self.http_routes),
@@ -83,7 +79,7 @@ class Watched:
     def stop(self) -> None:
         for informer in self._started:
             informer.stop()
-        self.contents.stop()
+        self.contents.close()
 
     def wait_synced(self, timeout: timedelta) -> bool:
         """True when everything that the cluster serves has been listed once."""
@@ -113,63 +109,25 @@ class Watched:
         routes = (self.virtual_services.items(), self.http_routes.items())
         return conflicts(canaries, *routes, domain=self._settings.domain)
 
+    def name_contents(self, canaries: Iterable[Canary]) -> None:
+        """Only what these name is watched of ConfigMaps and Secrets."""
+        wanted = []
+        for canary in canaries:
+            deployment = canary.spec.workloads.deployment
+            for ref in deployment.config if deployment is not None else ():
+                kind = CONFIG_MAPS if ref.config_map else SECRETS
+                wanted.append((kind, canary.metadata.namespace, ref.config_map or ref.secret or ""))
+        self.contents.only(wanted)
+
     def missing_permissions(self) -> Sequence[str]:
         """Each verb that canaryd needs and may not use; empty when the API server does not answer."""
         namespaces = self._settings.namespaces or sorted({c["metadata"]["namespace"] for c in self.canaries.items()})
         try:
-            return missing_permissions(self._client, namespaces, own=self._client.namespace)
+            return missing_permissions(
+                self._client, namespaces, own=self._settings.lease.namespace or self._client.namespace
+            )
         except KubeError:
             return ()
-
-
-class Contents:
-    """Hashes of the ConfigMaps and Secrets that Canaries name; each is watched by itself, from when it is first asked.
-
-    Nothing of what they hold is kept but its SHA-256.
-    """
-
-    def __init__(self, client: KubeClient, touch: Touch) -> None:
-        self._client, self._touch = client, touch
-        self._informers: dict[Place, Informer] = {}
-        self._lock = threading.Lock()
-
-    def hashed(self, kind: Kind, namespace: str, name: str) -> str:
-        """Of what it holds now. Raises WorkloadError when it is not there or cannot be seen."""
-        informer = self._watching(kind, namespace, name)
-        if not informer.wait_synced(FIRST_SIGHT) or (trouble := informer.trouble()):
-            raise WorkloadError(f"{kind.kind} {namespace}/{name} cannot be seen: {informer.trouble() or trouble}")
-        found = informer.get(namespace, name)
-        if found is None:
-            raise WorkloadError(f"{kind.kind} {namespace}/{name} does not exist")
-        return str(found["hash"])
-
-    def _watching(self, kind: Kind, namespace: str, name: str) -> Informer:
-        at = kind.plural, namespace, name
-        with self._lock:
-            informer = self._informers.get(at)
-            if informer is None:
-                informer = self._informers[at] = Informer(
-                    self._client,
-                    kind,
-                    namespaces=(namespace,),
-                    fields=f"metadata.name={name}",
-                    keep=hashed_only,
-                    on_change=lambda old, new: self._touch(kind.plural, old, new),
-                )
-                informer.start()
-        return informer
-
-    def stop(self) -> None:
-        with self._lock:
-            for informer in self._informers.values():
-                informer.stop()
-
-
-def hashed_only(found: JSON) -> JSON:
-    """A ConfigMap or Secret without what it holds."""
-    held = json.dumps([found.get("data") or {}, found.get("binaryData") or {}], sort_keys=True)
-    metadata = {key: found["metadata"].get(key) for key in ("name", "namespace", "uid", "resourceVersion")}
-    return {"metadata": metadata, "hash": hashlib.sha256(held.encode()).hexdigest()}
 
 
 _POD_METADATA = (
@@ -196,9 +154,6 @@ def places(canary: Canary) -> Iterator[Place]:
     for name in spec.workloads.names:
         yield DEPLOYMENTS.plural, namespace, name
         yield PODS.plural, namespace, name
-    for ref in spec.workloads.deployment.config if spec.workloads.deployment else ():
-        plural = CONFIG_MAPS.plural if ref.config_map else SECRETS.plural
-        yield plural, namespace, ref.config_map or ref.secret or ""
     for route in spec.route.istio.virtual_services if spec.route.istio else ():
         yield VIRTUAL_SERVICES.plural, namespace, route.name
     for route in spec.route.gateway_api.http_routes if spec.route.gateway_api else ():

@@ -11,6 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 _PLAIN = re.compile(r"[A-Za-z/]([A-Za-z0-9 _./()+'%-]*[A-Za-z0-9/.)%])?")
+_BLOCK = re.compile(r"[!-~][ -~]*(\n+[!-~][ -~]*|\n+ +[!-~][ -~]*)+\n?")
+_END = "\n"
 # read as something else than text, by readers of YAML 1.1 or 1.2
 _MISREAD = frozenset({"true", "false", "yes", "no", "on", "off", "y", "n", "null", "none", "nan", "inf"})
 
@@ -30,9 +32,9 @@ def _entry(start: str, item: Any, depth: int) -> Iterator[str]:
     if isinstance(item, Mapping) and item:
         yield start
         yield from _mapping(item, depth + 1)
-    elif isinstance(item, str) and "\n" in item:
-        yield f"{start} |{'' if item.endswith(chr(10)) else '-'}"
-        yield from (f"{'  ' * (depth + 1)}{line}" if line else "" for line in item.rstrip("\n").split("\n"))
+    elif isinstance(item, str) and _BLOCK.fullmatch(item):
+        yield f"{start} |{'' if item.endswith(_END) else '-'}"
+        yield from (f"{'  ' * (depth + 1)}{line}" if line else "" for line in item.removesuffix(_END).split(_END))
     elif isinstance(item, Sequence) and not isinstance(item, str) and item:
         yield start
         for each in item:
@@ -48,6 +50,10 @@ def _listed(item: Any, depth: int) -> Iterator[str]:
         first, *rest = _mapping(item, depth + 1)
         yield dash + first.lstrip(" ")
         yield from rest
+    elif isinstance(item, Sequence) and not isinstance(item, str) and item:
+        yield dash.rstrip(" ")
+        for each in item:
+            yield from _listed(each, depth + 1)
     else:
         yield from _entry(dash.rstrip(" "), item, depth)
 
@@ -57,11 +63,16 @@ def _scalar(value: Any) -> str:
         return _text(value)
     if isinstance(value, (Mapping, Sequence)):
         return "{}" if isinstance(value, Mapping) else "[]"
-    return json.dumps(value)
+    number = json.dumps(value)
+    return number.replace("e", ".0e") if isinstance(value, float) and "." not in number else number
 
 
 def _text(value: str) -> str:
     """In quotes where any reader could take it for something else."""
     if _PLAIN.fullmatch(value) and value.lower() not in _MISREAD:
         return value
-    return json.dumps(value, ensure_ascii=False)
+    return "".join(c if c.isprintable() else _escaped(c) for c in json.dumps(value, ensure_ascii=False))
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else f"\\U{ord(character):08x}"

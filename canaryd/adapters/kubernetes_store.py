@@ -360,7 +360,7 @@ class KubernetesStore:
         new = heard.without(held.answered)
         status = statuses.rendered(status_of(found), state, generation_of(found), at)
         status["version"] = held.version + 1
-        status["state"] = pack_state(state, held.version + 1)
+        status["state"] = pack_state(state, held.version + 1, records[-1] if records else None)
         answers = {a.id: a for a in state.answered}
         said = [w for w in new.overrides if w.id in answers]
         answered = [*(w.id for w in said), *(r.id for r in new.refusals)]
@@ -379,10 +379,11 @@ class KubernetesStore:
         """Adds the records to the status; where there is no room, the older ones go to the companion first."""
         full = chest.plus(records)
         status["owed"], status["records"] = len(full.owed), ""
-        room = min(RECORDS, WHOLE - len(json.dumps(status)))
-        text = pack_chest(full)
+        text, only_new = pack_chest(full), pack_chest(replace(full, records=tuple(records)))
+        # However large they are, two looks in a row do not each write the companion.
+        room = max(min(RECORDS, WHOLE - len(json.dumps(status))), 2 * len(only_new))
         if len(text) > room and chest.records and self._move(found, chest, len(text)):
-            text = pack_chest(replace(full, records=tuple(records)))
+            text = only_new
         status["records"] = text
 
     def _move(self, found: JSON, chest: Chest, size: int) -> bool:

@@ -2,8 +2,8 @@
 
 Pure: objects in, operations out. Nothing but the destinations of the meant routes and canaryd's two annotations is
 mentioned in a patch, so that it cannot change anything else. It begins with `test` operations on what it was built
-from: the destinations and the name of each route that it changes, and the old annotations. Whatever somebody else
-changes besides (labels, status, other routes) is no conflict.
+from: the uid, the generation (which every change of `spec` raises, and none of labels, annotations or status) and the
+old stamp. A server compares strings in the spelling of its own JSON, so that nothing is tested that people wrote.
 """
 
 from __future__ import annotations
@@ -28,33 +28,29 @@ _LISTED = 10  # routes in a remedy
 
 def with_weight(obj: JSON, layout: Layout, weight: int, stamp: Stamp) -> list[JSON]:
     """`weight` percent (0..100) for the canary in every split, and the stamp; nothing when that is how it stands."""
-    tests: list[JSON] = []
     changes: list[JSON] = []
     for split in layout.splits:
-        tests += split.place.tests()
         for at, share in ((split.stable, 100 - weight), (split.canary, weight)):
             if split.place.entries[at].get("weight") != share:
                 changes.append({"op": "add", "path": f"{split.place.pointer}/{at}/weight", "value": share})
-    noted = _annotated(obj, {STAMP: str(stamp)})
-    return [*tests, *noted[0], *changes, *noted[1]] if changes or noted[1] else []
+    changes += _annotating(obj, {STAMP: str(stamp)})
+    return [*_tests(obj), *changes] if changes else []
 
 
 def adopting(form: Form, obj: JSON, layout: Layout, arms: Arms, stamp: Stamp) -> list[JSON]:
     """Everything for stable in the routes that send to the service itself; what was there goes into an annotation."""
-    tests: list[JSON] = []
     changes: list[JSON] = []
     kept = Adopted.of(obj)
     origins = [o for o in (kept.origins if kept else ()) if not any(o.of(place) for place in layout.plains)]
     for place in layout.plains:
-        tests += place.tests()
         stable, canary = (form.pointing(place.entries[0], target) for target in (arms.stable, arms.canary))
         pair = [{**stable, "weight": 100}, {**canary, "weight": 0}]
         changes.append({"op": "replace", "path": place.pointer, "value": pair})
         origins.append(Origin(place.name, place.index, place.entries[0]))
     if not changes:
         return []
-    noted = _annotated(obj, {STAMP: str(stamp), ADOPTED: str(Adopted(stamp.canary, tuple(origins)))})
-    return [*tests, *noted[0], *changes, *noted[1]]
+    notes = {STAMP: str(stamp), ADOPTED: str(Adopted(stamp.canary, tuple(origins)))}
+    return [*_tests(obj), *changes, *_annotating(obj, notes)]
 
 
 def restoring(form: Form, obj: JSON, arms: Arms, canary: str) -> tuple[list[JSON], bool]:
@@ -64,7 +60,6 @@ def restoring(form: Form, obj: JSON, arms: Arms, canary: str) -> tuple[list[JSON
     """
     kept = Adopted.of(obj)
     origins = list(kept.origins) if kept and kept.canary == canary else []
-    tests: list[JSON] = []
     changes: list[JSON] = []
     for place in form.places(obj) if origins else ():
         roles = roles_in(form, place, arms)
@@ -74,11 +69,10 @@ def restoring(form: Form, obj: JSON, arms: Arms, canary: str) -> tuple[list[JSON
         if origin is None:
             continue
         origins.remove(origin)
-        tests += place.tests()
         changes.append({"op": "replace", "path": place.pointer, "value": _united(form, place, roles, origin, arms)})
-    gone: dict[str, str | None] = {STAMP: None, ADOPTED: None} if kept and kept.canary == canary else {STAMP: None}
-    noted = _annotated(obj, gone)
-    return [*tests, *noted[0], *changes, *noted[1]], len(gone) > 1
+    adopted = kept is not None and kept.canary == canary
+    changes += _annotating(obj, {STAMP: None, ADOPTED: None} if adopted else {STAMP: None})
+    return ([*_tests(obj), *changes] if changes else []), adopted
 
 
 def _united(form: Form, place: Place, roles: Sequence[Role | None], origin: Origin, arms: Arms) -> list[JSON]:
@@ -108,24 +102,40 @@ def _moved(
     return None
 
 
-def _annotated(obj: JSON, wanted: Mapping[str, str | None]) -> tuple[list[JSON], list[JSON]]:
-    """Tests and changes that set annotations, or remove those that shall be None."""
+def _tests(obj: JSON) -> list[JSON]:
+    """Operations that fail when somebody has changed `spec` since, or stamped the object."""
+    metadata = obj.get("metadata") or {}
+    tests: list[JSON] = [
+        {"op": "test", "path": f"/metadata/{key}", "value": metadata[key]}
+        for key in ("uid", "generation")
+        if key in metadata
+    ]
+    notes = metadata.get("annotations")
+    text = (notes or {}).get(STAMP)
+    if notes is None:
+        tests.append({"op": "test", "path": "/metadata/annotations", "value": None})
+    elif text is None or Stamp.parse(text) is not None:
+        tests.append({"op": "test", "path": _pointer(STAMP), "value": text})
+    return tests
+
+
+def _annotating(obj: JSON, wanted: Mapping[str, str | None]) -> list[JSON]:
+    """Changes that set annotations, or remove those that shall be None; nothing where it is so already."""
     now = (obj.get("metadata") or {}).get("annotations")
-    root = "/metadata/annotations"
     if now is None:
         added = {key: value for key, value in wanted.items() if value is not None}
-        changes: list[JSON] = [{"op": "add", "path": root, "value": added}] if added else []
-        return [{"op": "test", "path": root, "value": None}], changes
-    tests: list[JSON] = []
-    changes = []
+        return [{"op": "add", "path": "/metadata/annotations", "value": added}] if added else []
+    changes: list[JSON] = []
     for key, value in wanted.items():
-        path = f"{root}/{key.replace('~', '~0').replace('/', '~1')}"
-        tests.append({"op": "test", "path": path, "value": now.get(key)})
         if value is None and key in now:
-            changes.append({"op": "remove", "path": path})
+            changes.append({"op": "remove", "path": _pointer(key)})
         elif value is not None and value != now.get(key):
-            changes.append({"op": "add", "path": path, "value": value})
-    return tests, changes
+            changes.append({"op": "add", "path": _pointer(key), "value": value})
+    return changes
+
+
+def _pointer(annotation: str) -> str:
+    return f"/metadata/annotations/{annotation.replace('~', '~0').replace('/', '~1')}"
 
 
 # ── what a GitOps tool must be told ──────────────────────────────────────────────────────────────────────────

@@ -78,13 +78,6 @@ class Place:
         word = {"http": "route", "rules": "rule"}.get(kind, kind)
         return f"{word} {json.dumps(self.name, ensure_ascii=False)}" if self.name else f"{kind}[{self.index}]"
 
-    def tests(self) -> list[JSON]:
-        """Operations that fail when the route is not there any more as it was read."""
-        return [
-            {"op": "test", "path": f"{self.above}/name", "value": self.name or None},
-            {"op": "test", "path": self.pointer, "value": list(self.entries)},
-        ]
-
 
 class Form(Protocol):
     """How one kind of object writes routes down."""

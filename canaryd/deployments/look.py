@@ -97,8 +97,8 @@ def _unready(world: World, stable: Pods, canary: Pods) -> list[str]:
     out += _services_missing(world)
     if world.phase is Phase.WAITING:
         out += _not_brought_up(world, canary)
-    elif world.phase.is_active and canary.ready < canary.wanted:
-        out.append(_few(spec.name, canary.ready, canary.wanted, canary.trouble))
+    elif world.phase.is_active and canary.ready < max(canary.wanted, 1):
+        out.append(_few(spec.name, canary.ready, canary.wanted, canary.trouble or _emptied(world)))
     return out
 
 
@@ -123,6 +123,10 @@ def _not_brought_up(world: World, canary: Pods) -> list[str]:
         if (service["spec"].get("selector") or {}).get(HASH) != seen.hash:
             return [f"Service {service['metadata']['name']} does not select the new pods yet"]
     return []
+
+
+def _emptied(world: World) -> str:
+    return "somebody has scaled it to 0" if not replicas(world.canary) else ""
 
 
 def _services_missing(world: World) -> list[str]:

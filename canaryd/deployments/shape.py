@@ -122,7 +122,9 @@ def _pin(world: World, revision: str, deployment: JSON) -> list[Write]:
     name = objects.pin_name(doc.name, revision)
     if world.pins is None or name in world.pins:
         return []
-    body = objects.pin(doc.name, doc.metadata.namespace, doc.metadata.uid or "", revision, deployment, world.config or {})
+    body = objects.pin(
+        doc.name, doc.metadata.namespace, doc.metadata.uid or "", revision, deployment, world.config or {}
+    )
     body["data"]["stable"] = {"made": world.stable is None or world.made_stable, "replicas": replicas(world.stable)}
     useful = {name, objects.pin_name(doc.name, state.stable_revision), objects.pin_name(doc.name, state.revision)}
     gone = [Write("delete", CONTROLLER_REVISIONS, old, {}, "") for old in sorted(world.pins - useful)]
@@ -158,14 +160,13 @@ def _start(world: World, canary: JSON, version: int) -> Write:
     state, seen = world.state, Seen.of(canary)
     spec: dict[str, Any] = dict(_raised(world, canary, from_zero=True))
     runs = bool(replicas(canary) and canary["spec"].get("paused") and seen.hash and seen.revision == state.revision)
-    if canary["spec"].get("paused") and not runs:
-        spec["paused"] = None
     config = digest(world.config or {})
     meta = objects.template(canary).get("metadata") or {}
-    if config and replicas(canary) and (meta.get("annotations") or {}).get(objects.CONFIG) != config:
+    if config and replicas(canary) and not runs and (meta.get("annotations") or {}).get(objects.CONFIG) != config:
         spec["template"] = copy.deepcopy(objects.template(canary))  # pods that run have read what was there before
         spec["template"]["metadata"]["annotations"] = {**(meta.get("annotations") or {}), objects.CONFIG: config}
-        runs = False
+    if canary["spec"].get("paused") and not runs:
+        spec["paused"] = None
     mark = Seen(0, state.revision, config, seen.hash if runs else "", state.rollout)
     count = spec.get("replicas", replicas(canary))
     return _canary(world, canary, version, spec, mark, f"brought {world.spec.name} up to {count} pods")
@@ -311,12 +312,23 @@ def _canary_down(world: World, version: int) -> list[Write]:
         return []
     ours = bool(Seen.of(canary).hash)  # a pause of somebody else's is left
     if not replicas(canary) and not (canary["spec"].get("paused") and ours):
-        return []
+        return _remarked(world, canary, version)
     spec: dict[str, Any] = {"replicas": 0} if replicas(canary) else {}
     if canary["spec"].get("paused"):
         spec["paused"] = None
     mark = None if world.config is None else Seen(0, asked(world), digest(world.config), "", state.rollout)
     return [_canary(world, canary, version, spec, mark, f"{world.spec.name} has no pods now", "down")]
+
+
+def _remarked(world: World, canary: JSON, version: int) -> list[Write]:
+    """A failed template is known by its generation, which changes with every annotation: it is written down anew."""
+    if world.config is None or world.stable is None or objects.same_template(canary, world.stable):
+        return []
+    seen, config = Seen.of(canary), digest(world.config)
+    if seen.generation == canary["metadata"].get("generation") and seen.config == config:
+        return []
+    mark = Seen(0, asked(world), config, "", world.state.rollout)
+    return [_canary(world, canary, version, {}, mark, "", "mark")]
 
 
 # ── patches ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -332,10 +344,9 @@ def _canary(
     contest: str = "",
 ) -> Write:
     """A patch of the canary's Deployment that also says which generation it makes of which revision."""
-    changed = any(canary["spec"].get(key) != value for key, value in spec.items())
     marks: dict[str, str | None] = {}
     if mark is not None:
-        after = int(canary["metadata"].get("generation", 0)) + changed
+        after = int(canary["metadata"].get("generation", 0)) + 1  # of a Deployment annotations count, too
         marks[objects.SEEN] = Seen(after, mark.revision, mark.config, mark.hash, mark.rollout).text()
     return _deployment(world, canary, version, spec, marks, said, contest, generation=mark is not None)
 

@@ -94,9 +94,12 @@ def _from_kubeconfig(configuration: Configuration, where: str, context: str | No
         known = {str(c["name"]): c.get("context") or {} for c in contexts}
         name = context or str(current["name"])
         if name in known:
+            configuration.host = ""  # the package would fall back to its own default
             load_kube_config(where, context=name, client_configuration=configuration)
     if name not in known:
         raise _wrong(f"there is no context {name!r}", f"known: {', '.join(sorted(known)) or 'none'}", where)
+    if not configuration.host:
+        raise _wrong(f"the cluster of context {name!r} has no server", "write its URL there", where)
     return str(known[name].get("namespace") or "default")
 
 

@@ -29,7 +29,7 @@ Operation = dict[str, Any]
 T = TypeVar("T")
 
 GRACE_S = 10.0  # so long a copy may be without its watch and still be believed
-TRIES = 10  # of one write while others write on the same object
+TRIES = 30  # of one write while others write on the same object; hardly ever is there a second
 
 _PLAIN = frozenset(map(chr, range(0x20, 0x7F))) - frozenset("<>&")  # written alike by every JSON writer
 _OVERRIDE_PATH = f"/metadata/annotations/{OVERRIDE.replace('/', '~1')}"
@@ -125,8 +125,10 @@ class Canaries:
         self._reader.put(found)
         if found["metadata"]["uid"] != meta["uid"]:
             raise ConflictError(f"{key}: it was deleted and made anew; nothing was saved to the new one")
-        if last or found["metadata"]["resourceVersion"] == meta["resourceVersion"]:
+        if found["metadata"]["resourceVersion"] == meta["resourceVersion"]:
             raise StoreError(f"{key}: not saved: {refused}") from refused
+        if last:
+            raise StoreError(f"{key}: not saved, it changes all the time: {refused}") from refused
         return found
 
     def _check_sight(self) -> None:

@@ -491,11 +491,11 @@ def _why(e: Exception, seconds: float) -> tuple[str, bool]:
     if isinstance(e, u.NewConnectionError):  # a ConnectTimeoutError by birth
         return _strerror(e.__cause__) or "no connection", False
     if isinstance(e, u.ConnectTimeoutError):
-        return f"no connection within {seconds:g} s", False
+        return f"no connection within {round(seconds, 1):g} s", False
     if isinstance(e, u.ProxyError):
         return "the proxy does not answer", False
     if isinstance(e, u.TimeoutError | TimeoutError):
-        return f"no complete answer within {seconds:g} s", True
+        return f"no complete answer within {round(seconds, 1):g} s", True
     if isinstance(e, u.SSLError):
         cause = e.args[0] if e.args else None
         refused = getattr(cause, "verify_message", "")

@@ -90,24 +90,23 @@ class Companion:
         if labels.get(_MANAGED_BY) != "canaryd":
             place = f"ConfigMap {there['metadata']['namespace']}/{there['metadata']['name']}"
             raise StoreError(f"{place} is not canaryd's: rename or delete it; until then old decisions are not kept")
-        body = self._empty(canary)
-        body["metadata"]["resourceVersion"] = there["metadata"]["resourceVersion"]
-        return self._client.replace(CONFIG_MAPS, canary["metadata"]["namespace"], _name(canary), body)
+        ops = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": there["metadata"]["resourceVersion"]},
+            {"op": "add", "path": "/metadata/ownerReferences", "value": [_owner(canary)]},
+            {"op": "add", "path": "/binaryData", "value": {}},
+        ]
+        return self._client.patch(CONFIG_MAPS, canary["metadata"]["namespace"], _name(canary), ops, how="json")
 
-    def _empty(self, canary: JSON) -> JSON:
+    def _create(self, canary: JSON, chunk: str, data: str) -> JSON:
         meta = canary["metadata"]
-        owner = {"apiVersion": CANARIES.api_version, "kind": CANARIES.kind, "name": meta["name"], "uid": meta["uid"]}
         about = {
             "name": _name(canary),
             "namespace": meta["namespace"],
             "labels": {_MANAGED_BY: "canaryd", _CANARY: meta["name"]},
-            "ownerReferences": [owner],
+            "ownerReferences": [_owner(canary)],
         }
-        return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about}
-
-    def _create(self, canary: JSON, chunk: str, data: str) -> JSON:
-        body = self._empty(canary) | {"binaryData": {chunk: data}}
-        return self._client.create(CONFIG_MAPS, canary["metadata"]["namespace"], body)
+        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": about, "binaryData": {chunk: data}}
+        return self._client.create(CONFIG_MAPS, meta["namespace"], body)
 
     def _add(self, canary: JSON, sizes: dict[str, int], chunk: str, data: str) -> JSON:
         ops: list[JSON] = [
@@ -141,6 +140,11 @@ class Companion:
 
 def _name(canary: JSON) -> str:
     return f"{PREFIX}{canary['metadata']['name']}"
+
+
+def _owner(canary: JSON) -> JSON:
+    meta = canary["metadata"]
+    return {"apiVersion": CANARIES.api_version, "kind": CANARIES.kind, "name": meta["name"], "uid": meta["uid"]}
 
 
 def _is_of(there: JSON, canary: JSON) -> bool:

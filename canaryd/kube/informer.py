@@ -188,9 +188,9 @@ class Informer:
                 least = e.retry_after or 0.0
                 self._failed(scope, e)
             except Exception:  # an object of a shape nobody thought of must not end the watch unseen
-                log.exception("watch failed", what=scope.where)
                 scope.since = ""
                 self._say(scope, f"{scope.where}: an object could not be digested; this is a defect of canaryd")
+                log.exception("watch failed", what=scope.where)
             scope.failures = 1 if time.monotonic() - began >= _LIVED_S else scope.failures + 1
             self._stopping.wait(max(least, pause(scope.failures, longest)))
 

@@ -47,17 +47,28 @@ class Chest:
         return replace(self, said=(*self.said, *new)[-SAID:]) if new else self
 
 
-def pack_state(state: RolloutState, version: int) -> str:
-    """The state as it was saved at a version."""
-    return _text({"form": FORM, "version": version, "state": encode_state(state)})
+def pack_state(state: RolloutState, version: int, record: Record | None = None) -> str:
+    """The state as it was saved at a version. What its `latest` says is not written twice where the record, which is
+    in the chest of the same status, says the same.
+    """
+    value: dict[str, Any] = {"form": FORM, "version": version}
+    if record is not None and state.latest == record.body:
+        return _text({**value, "latest": record.id, "state": encode_state(replace(state, latest={}))})
+    return _text({**value, "state": encode_state(state)})
 
 
-def unpack_state(text: Any, version: int) -> RolloutState:
+def unpack_state(text: Any, version: int, chest: Chest) -> RolloutState:
     """Raises StoreError, also when it was saved at another version than `version`."""
     value = _value(text)
     if value.get("version") != version:
         raise StoreError(f"it was saved at version {value.get('version')}, but status.version is {version}")
-    return decode_state(value.get("state"))
+    state = decode_state(value.get("state"))
+    if "latest" not in value:
+        return state
+    for record in chest.records:
+        if record.id == value["latest"]:
+            return replace(state, latest=record.body)
+    raise StoreError(f"it speaks of the record {value['latest']}, which is not in status.records")
 
 
 def pack_chest(chest: Chest) -> str:

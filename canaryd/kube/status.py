@@ -49,8 +49,8 @@ def held(status: Any) -> Held:
     answered = status.get("answered", [])
     if not isinstance(answered, list) or not all(isinstance(m, str) for m in answered):
         raise StoreError("status.answered: expected a list of texts")
-    state = _named("status.state", unpack_state, status["state"], version) if version else None
     chest = _named("status.records", unpack_chest, status["records"]) if "records" in status else Chest()
+    state = _named("status.state", unpack_state, status["state"], version, chest) if version else None
     return Held(version, state, chest, tuple(answered))
 
 
@@ -101,10 +101,10 @@ def _weight(state: RolloutState) -> JSON:
     weight = state.latest.get("weight")
     weight = weight if isinstance(weight, Mapping) else {}
     out: JSON = {"desired": state.weight}
-    if isinstance(weight.get("configured"), int):
+    if type(weight.get("configured")) is int:
         out["configured"] = weight["configured"]
-    if isinstance(weight.get("observed"), float | int):
-        out["observed"] = round(100 * weight["observed"], 1)
+    if (observed := _number(weight.get("observed"))) is not None:
+        out["observed"] = round(100 * observed, 1)
     return out
 
 
@@ -112,8 +112,8 @@ def _progress(state: RolloutState) -> str:
     evidence = state.latest.get("evidence")
     if not state.phase.is_scored or not isinstance(evidence, Mapping):
         return ""
-    step, rollback = evidence.get("towardStep"), evidence.get("towardRollback")
-    if not isinstance(step, float | int) or not isinstance(rollback, float | int):
+    step, rollback = _number(evidence.get("towardStep")), _number(evidence.get("towardRollback"))
+    if step is None or rollback is None:
         return ""
     return f"step {100 * step:.0f} %, rollback {100 * rollback:.0f} %"
 
@@ -144,6 +144,11 @@ def _time(value: Any) -> datetime | None:
         return datetime.fromisoformat(value)
     except (TypeError, ValueError):
         return None
+
+
+def _number(value: Any) -> float | None:
+    """A share; None for whatever is none."""
+    return float(value) if type(value) in (int, float) and 0 <= value <= 1 else None
 
 
 def _text(value: Any) -> str:

@@ -13,8 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from bench import Bench, BenchPrometheus, netns, tools
+from bench import Bench, BenchPrometheus, netns
+from bench.bench import obstacle
 from bench.prometheus import BUILT, DEBIAN
+from deployments_rig import eyes, rig  # noqa: F401  # fixtures
 
 HERE = Path(__file__).resolve().parent
 ALONE = "tests/cluster is a run of its own: `make test-cluster`, or pytest with nothing but paths inside tests/cluster"
@@ -38,11 +40,7 @@ def _obstacle(config: pytest.Config) -> str | None:
     paths = [Path(config.invocation_params.dir, argument.split("::")[0]).resolve() for argument in config.args]
     if not all(path == HERE or HERE in path.parents for path in paths):
         return ALONE
-    try:
-        tools.find()
-    except tools.ToolsError as e:
-        return str(e)
-    return netns.obstacle() if netns.INSIDE not in os.environ else None
+    return obstacle()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,17 +52,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture: skip, or fail where CI=true."""
-    if (obstacle := _obstacle(item.config)) is not None:
+    if (reason := _obstacle(item.config)) is not None:
         if os.environ.get("CI") == "true":
-            pytest.fail(obstacle, pytrace=False)
-        pytest.skip(obstacle)
+            pytest.fail(reason, pytrace=False)
+        pytest.skip(reason)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """One loud line when the bench could not be used."""
-    if (obstacle := _obstacle(config)) is not None:
+    if (reason := _obstacle(config)) is not None:
         verdict = "FAILED" if os.environ.get("CI") == "true" else "DID NOT RUN"
-        terminalreporter.write_line(f"!!! the tests of the cluster {verdict}: {obstacle}", red=True, bold=True)
+        terminalreporter.write_line(f"!!! the tests of the cluster {verdict}: {reason}", red=True, bold=True)
 
 
 @pytest.fixture(scope="session")

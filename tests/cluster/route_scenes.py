@@ -97,9 +97,8 @@ class Cluster:
 
         def same() -> bool:
             held, now = informer.get("shop", name), self.admin.find(self.kind.plural, name)
-            return (held or {}).get("metadata", {}).get("resourceVersion") == (now or {}).get("metadata", {}).get(
-                "resourceVersion"
-            )
+            versions = {obj["metadata"]["resourceVersion"] if obj else "" for obj in (held, now)}
+            return len(versions) == 1
 
         wait_until(same, f"the watch to bring {name}", timeout=10, every=0.005)
 

@@ -114,7 +114,10 @@ def test_an_http_route_of_the_gateway_api_is_accepted_and_splits_traffic(mesh: B
     mesh.client().delete("httproutes", "web-split")
 
 
-@pytest.mark.parametrize(("version", "prefix"), [("prometheus", "3.16"), ("old_prometheus", "2.")])
+@pytest.mark.parametrize(
+    ("version", "prefix"),
+    [pytest.param("prometheus", "3.16"), pytest.param("old_prometheus", "2.", marks=pytest.mark.prometheus)],
+)
 def test_each_prometheus_counts_every_request_at_both_ends(
     version: str, prefix: str, mesh: Bench, request: pytest.FixtureRequest
 ) -> None:

@@ -15,7 +15,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import Bench, netns, tools
+from bench import Bench, netns
+from bench.bench import obstacle
 
 
 def main() -> int:
@@ -30,13 +31,8 @@ def main() -> int:
     parser.add_argument("layer", nargs="?", default="prometheus", choices=layers)
     parser.add_argument("--directory", type=Path, help="for logs and kubeconfigs (default: a temporary one)")
     options = parser.parse_args()
-    try:
-        tools.find()
-    except tools.ToolsError as e:
-        print(e, file=sys.stderr)
-        return 2
-    if obstacle := netns.obstacle() if netns.INSIDE not in os.environ else None:
-        print(obstacle, file=sys.stderr)
+    if reason := obstacle():
+        print(reason, file=sys.stderr)
         return 2
     if netns.needs_new_process():
         argv = netns.command([sys.executable, "-m", "bench", *sys.argv[1:]])

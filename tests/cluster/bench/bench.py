@@ -6,6 +6,7 @@ One `Bench` for each process, inside its network namespace; leaving it ends ever
 from __future__ import annotations
 
 import itertools
+import shutil
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,21 @@ from bench.control_plane import ControlPlane
 from bench.load import Load
 from bench.mesh import GATEWAY_API_PORT, GATEWAY_PORT, Mesh
 from bench.prometheus import BUILT, BenchPrometheus
+from canaryd.demo import envoy
 from canaryd.demo.processes import LabError, Nursery
+
+
+def obstacle() -> str | None:
+    """Why there can be no bench on this machine, or None."""
+    try:
+        tools.find()
+    except tools.ToolsError as e:
+        return str(e)
+    if shutil.which("openssl") is None:
+        return "openssl not found: apt-get install openssl"
+    if envoy.find() is None:
+        return envoy.HOW_TO_GET_IT
+    return netns.obstacle()
 
 
 class Bench:

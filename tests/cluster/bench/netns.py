@@ -17,7 +17,7 @@ from pathlib import Path
 PODS = "10.244.0.0/16"
 SERVICES = "10.96.0.0/16"
 CLONE_NEWNET = 0x40000000
-INSIDE = "CANARYD_BENCH_NAMESPACE"  # set for a process that was started inside one by `unshare`
+INSIDE = "CANARYD_BENCH_NAMESPACE"  # the id of the process that `command` started inside one; its children are others
 
 
 class NoNamespaceError(Exception):
@@ -26,6 +26,8 @@ class NoNamespaceError(Exception):
 
 def obstacle() -> str | None:
     """Why there can be no namespace here, or None."""
+    if _is_inside():
+        return None
     if sys.platform != "linux":
         return "the bench needs Linux (network namespaces)"
     if shutil.which("ip") is None:
@@ -43,7 +45,7 @@ def obstacle() -> str | None:
 
 def needs_new_process() -> bool:
     """True when only a re-exec of this program (`command`) gets us in: without root, threads forbid it in place."""
-    return os.geteuid() != 0 and INSIDE not in os.environ
+    return os.geteuid() != 0 and not _is_inside()
 
 
 def command(argv: list[str]) -> list[str]:
@@ -57,7 +59,7 @@ def enter() -> None:
     Raises NoNamespaceError. Call it from the main thread before others open sockets: threads that already run stay
     where they are.
     """
-    if INSIDE not in os.environ:
+    if not _is_inside():
         libc = ctypes.CDLL(None, use_errno=True)
         if libc.unshare(CLONE_NEWNET) != 0:
             raise NoNamespaceError(f"unshare(CLONE_NEWNET): {os.strerror(ctypes.get_errno())}")
@@ -72,6 +74,10 @@ def is_private() -> bool:
         return "10.244.0.0" in Path("/proc/thread-self/net/fib_trie").read_text()
     except OSError:
         return False
+
+
+def _is_inside() -> bool:
+    return os.environ.get(INSIDE) == str(os.getpid())  # exec keeps the id
 
 
 def _ip(*arguments: str) -> None:
