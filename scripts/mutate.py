@@ -271,7 +271,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "return _roll_back(canary, state, seen, view.overdue) if view.overdue else None",
         "return None",
     ),
-    deployed("a weight is put back in every quarrel", "if len(drifts) > DRIFTS and", "if len(drifts) > 10**9 and"),
+    deployed("a weight is put back in every quarrel", "len(drifts) > DRIFTS", "len(drifts) > 10**9"),
     deployed(
         "a raised weight is left alone in a quarrel", "and found is not None and found < state.weight:", "and True:"
     ),
