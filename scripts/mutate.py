@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("canaryd", "tests", "config", "pyproject.toml", "LICENSE")
 # Tests that look at none of the modules below: texts, documents and how things are shown.
-UNMOVED = ("docs", "config", "mutated_documents", "render", "policy", "codec")
+UNMOVED = ("docs", "config", "config_examples", "crd", "manifests", "mutated_documents", "render", "policy", "codec")
 LONGEST = 600.0  # seconds for one run of the tests; tests that hang have noticed, too
 
 
