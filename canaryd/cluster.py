@@ -143,6 +143,7 @@ class ClusterDaemon(Base):
             pass
         self.leading.clear()
         self.telemetry.leading.set(0)
+        self.telemetry.keep(set())  # whoever leads next speaks of the canaries
         if self.stopping.is_set():
             log.info("stopping", reason="asked to; the tick under way is finished")
         else:
