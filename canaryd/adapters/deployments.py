@@ -397,7 +397,7 @@ class DeploymentWorkloads:
         namespace = world.doc.metadata.namespace
         try:
             if write.verb == "create":
-                self._put(world, write, self._create(namespace, write))
+                self._create(world, write)
             elif write.verb == "patch":
                 self._put(world, write, self._client.patch(write.kind, namespace, write.name, write.body, how="json"))
             else:
@@ -405,15 +405,13 @@ class DeploymentWorkloads:
         except KubeConflictError:
             self._look_again(world, write, version)
 
-    def _create(self, namespace: str, write: Write) -> JSON:
-        """What is there already was made by an earlier try of ours, or is looked at before anything else is done."""
+    def _create(self, world: World, write: Write) -> None:
+        """One that is there already was made by an earlier try of ours, or will be seen for what it is by the next."""
         try:
-            return self._client.create(write.kind, namespace, write.body)
+            self._put(world, write, self._client.create(write.kind, world.doc.metadata.namespace, write.body))
         except KubeExistsError:
             if write.kind is CONTROLLER_REVISIONS:
-                body: JSON = write.body
-                return body
-            return self._client.get(write.kind, namespace, write.name)
+                self._put(world, write, write.body)
 
     def _delete(self, world: World, write: Write) -> None:
         namespace, uid = world.doc.metadata.namespace, str(write.body.get("uid") or "")

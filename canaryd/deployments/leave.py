@@ -66,8 +66,8 @@ def rest(world: World) -> list[Write]:
         if service is not None and objects.is_ours(service, doc.name)
     ]
     out += [Write("delete", CONTROLLER_REVISIONS, name, {}, "") for name in sorted(world.pins or ())]
-    for deployment in (canary, None if world.made_stable else world.stable):
-        if deployment is not None:
+    for deployment in (canary, world.stable):
+        if deployment is not None and not objects.label(deployment, objects.CANARY):
             out += _unmarked(deployment)
     return out
 
@@ -100,6 +100,6 @@ def _scaler_back(world: World) -> list[Write]:
         spec["minReplicas"] = least["min"]
     if before and scales(scaler, world.spec.stable):
         spec["scaleTargetRef"] = {**scaler["spec"]["scaleTargetRef"], "name": before}
-    ops = objects.patch(scaler, spec=spec, annotations=marks)
+    ops = objects.patch(scaler, spec=spec, annotations=marks, unchanged=("scaleTargetRef",))
     name = scaler["metadata"]["name"]
     return [Write("patch", HPAS, name, ops, f"autoscaler {name} is as it was")]

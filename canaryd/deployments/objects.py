@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -149,22 +149,24 @@ def patch(
     spec: Mapping[str, Any] | None = None,
     annotations: Mapping[str, str | None] | None = None,
     generation: bool = False,
+    unchanged: Sequence[str] = (),
 ) -> Ops:
-    """A JSON patch that is refused when the object or its stamp is not the one that was looked at.
+    """A JSON patch that is refused when the object, or an annotation that it changes, is not what was looked at.
 
     `spec`: new values by key; None removes. `annotations` likewise. `generation`: refused, too, when the spec is not
-    the one that was looked at.
+    the one that was looked at; `unchanged`: likewise for these keys of it.
     """
     meta = obj["metadata"]
     ops: Ops = [_test("/metadata/uid", meta.get("uid"))]
     if generation:
         ops.append(_test("/metadata/generation", meta.get("generation")))
+    ops += [_test(f"/spec/{key}", obj["spec"].get(key)) for key in unchanged]
     had = meta.get("annotations")
     if annotations is not None:
         if had is None:
             ops += [_test("/metadata/resourceVersion", meta.get("resourceVersion")), _add("/metadata/annotations", {})]
-        elif STAMP in annotations:
-            ops.append(_test(f"/metadata/annotations/{_escaped(STAMP)}", had.get(STAMP)))
+        else:
+            ops += [_test(f"/metadata/annotations/{_escaped(key)}", had.get(key)) for key in annotations]
         ops += _set("/metadata/annotations", had or {}, annotations)
     return ops + _set("/spec", obj["spec"], spec or {})
 

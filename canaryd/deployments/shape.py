@@ -238,7 +238,8 @@ def capacity(world: World) -> list[Write]:
         return []
     before = kept_at["min"] if kept_at else scaler["spec"].get("minReplicas")
     mark = json.dumps({"rollout": state.rollout, "min": before}, separators=(",", ":"))
-    ops = objects.patch(scaler, spec={"minReplicas": floor}, annotations={objects.HELD: mark})
+    marks = {objects.HELD: mark}
+    ops = objects.patch(scaler, spec={"minReplicas": floor}, annotations=marks, unchanged=("scaleTargetRef",))
     said = f"{world.spec.stable} keeps at least {floor} pods while the rollout lasts"
     return [Write("patch", HPAS, scaler["metadata"]["name"], ops, said, "hold")]
 
@@ -281,7 +282,7 @@ def _scaler_of_stable(world: World) -> list[Write]:
         spec["minReplicas"], marks[objects.HELD] = kept_at["min"], None
     if not spec:
         return []
-    ops = objects.patch(scaler, spec=spec, annotations=marks)
+    ops = objects.patch(scaler, spec=spec, annotations=marks, unchanged=("scaleTargetRef",))
     return [Write("patch", HPAS, scaler["metadata"]["name"], ops, said, contest)]
 
 
@@ -322,8 +323,8 @@ def _canary_down(world: World, version: int) -> list[Write]:
 
 def _remarked(world: World, canary: JSON, version: int) -> list[Write]:
     """A failed template is known by its generation, which changes with every annotation: it is written down anew."""
-    if world.config is None or world.stable is None or objects.same_template(canary, world.stable):
-        return []
+    if world.config is None or world.stable is None or asked(world) == revision_of_stable(world):
+        return []  # what stable runs is known by stable itself
     seen, config = Seen.of(canary), digest(world.config)
     if seen.generation == canary["metadata"].get("generation") and seen.config == config:
         return []
@@ -363,5 +364,7 @@ def _deployment(
     generation: bool = False,
 ) -> Write:
     told = {**marks, objects.STAMP: stamp(world, version).text()}
+    if objects.annotation(deployment, objects.RESTORED):  # of a removal that was not finished
+        told[objects.RESTORED] = None
     ops = objects.patch(deployment, spec=spec, annotations=told, generation=generation)
     return Write("patch", DEPLOYMENTS, deployment["metadata"]["name"], ops, said, contest)

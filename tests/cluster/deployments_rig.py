@@ -13,7 +13,7 @@ from bench import Bench
 from bench.apps import App
 
 from canaryd.adapters.deployments import DeploymentWorkloads
-from canaryd.demo.processes import wait_until
+from canaryd.demo.processes import LabError, wait_until
 from canaryd.errors import WorkloadError
 from canaryd.kube.client import KubeClient
 from canaryd.kube.informer import Informer
@@ -21,6 +21,7 @@ from canaryd.kube.kinds import DEPLOYMENTS, HPAS, PODS, SERVICES
 from canaryd.model import HookState, HookStatus, Phase, RolloutState, WorkloadView
 from canaryd.plan import initial
 from canaryd.policy import Canary, parse_canary
+from canaryd.watched import outline
 
 NAMESPACE = "shop"
 ROLE = (  # what the module's docstring says; Secrets and ConfigMaps only where a test names them
@@ -62,7 +63,8 @@ class Eyes:
         self.client = KubeClient.connect(kubeconfig=str(bench.kubeconfig("canaryd")), timeout=timedelta(seconds=20))
         kinds = (DEPLOYMENTS, PODS, SERVICES, HPAS)
         self.deployments, self.pods, self.services, self.autoscalers = self.informers = [
-            Informer(self.client, kind, namespaces=(NAMESPACE,)) for kind in kinds
+            Informer(self.client, kind, namespaces=(NAMESPACE,), keep=outline if kind is PODS else None)
+            for kind in kinds
         ]
         for informer in self.informers:
             informer.start()
@@ -148,7 +150,10 @@ class Rig:
                     raise
                 return None
 
-        return wait_until(probe, what, timeout, every=0.1)
+        try:
+            return wait_until(probe, what, timeout, every=0.1)
+        except LabError as e:
+            raise LabError(f"{e}; seen: {self.view().detail}; done: {self.said}") from e
 
     def adopt(self) -> None:
         """Up to an idle service with the canary at 0."""
@@ -216,7 +221,7 @@ class Rig:
 
     @property
     def stable(self) -> str:
-        return f"{self.app.name}-stable"
+        return self.state.stable
 
     def deployment(self, name: str = "") -> dict[str, Any]:
         return self.admin.get("deployments", name or self.app.name)

@@ -20,6 +20,7 @@ from canaryd.demo.processes import wait_until
 from canaryd.deployments import objects
 from canaryd.errors import FenceError, KubeUnreachableError, WorkloadError
 from canaryd.model import HookState, HookStatus, Phase
+from canaryd.policy import ConfigReference
 
 WRITES = ("create", "patch", "delete", "replace")
 
@@ -162,7 +163,9 @@ def test_the_fence_holds_for_a_daemon_whose_cache_is_of_before_and_not_for_anoth
     with pytest.raises((FenceError, WorkloadError)) as refused:
         stale.workloads(one).shape(
             one.canary,
-            replace(one.state, phase=Phase.WAITING, rollout="blindfold-0", revision=one.state.stable_revision),
+            replace(
+                one.state, phase=Phase.WAITING, weight=0, rollout="blindfold-0", revision=one.state.stable_revision
+            ),
             version=at,
             now=datetime.now(UTC) + timedelta(minutes=5),
         )
@@ -376,20 +379,7 @@ def test_a_change_of_a_named_config_is_a_release_whose_promotion_restarts_stable
     _may_read(cluster, "configmaps", "config-env")
     contents = WatchedContents(one.eyes.client)
     one.workloads = one.eyes.workloads(contents=contents)
-    spec = {"config": [{"configMap": "config-env"}]}
-    one.canary = type(one.canary).model_validate_json(
-        json.dumps(
-            {
-                **one.canary.model_dump(mode="json", by_alias=True, exclude_none=True),
-                "spec": {
-                    "workloads": {"deployment": {"name": "config", **spec}},
-                    "route": {"istio": {"virtualServices": ["config"]}},
-                },
-            }
-        ),
-        by_alias=True,
-        by_name=False,
-    )
+    one.canary = with_deployment(one, config=(ConfigReference(config_map="config-env"),))
     one.adopt()
     first, running = one.revision(), {p["metadata"]["uid"] for p in one.app.pods()}
     assert first == one.state.stable_revision

@@ -16,11 +16,13 @@ import pytest
 from canaryd.adapters.memory import MemoryWorkloads
 from canaryd.adapters.pools import PoolWorkloads
 from canaryd.errors import WorkloadError
-from canaryd.model import RolloutState
+from canaryd.model import RolloutState, WorkloadView
 from canaryd.policy import Canary, parse_canary
 from canaryd.ports import Workloads
 
-BLUE, GREEN = "shop-blue", "shop-green"
+pytest.register_assert_rewrite("workload_promises")
+from workload_promises import *  # noqa: E402, F403
+from workload_promises import BLUE, GREEN, Scene  # noqa: E402
 
 
 def canary(blue: str | None = None, green: str | None = None) -> Canary:
@@ -112,40 +114,47 @@ def trap(behave: Callable[[socket.socket], None]) -> Iterator[str]:
 
 
 class InMemory:
+    """workload_promises.Scene."""
+
     def __init__(self, server: Server) -> None:
-        self.workloads: Workloads = MemoryWorkloads()
+        self.memory = MemoryWorkloads()
+        self.workloads: Workloads = self.memory
         self.canary = canary()
-        self.unready = lambda: self.workloads.set_ready("shop", False, f"{GREEN} is starting")  # type: ignore[attr-defined]
+        self.states = BOTH
+
+    def view(self, state: RolloutState) -> WorkloadView:
+        return self.workloads.view(self.canary, state)
+
+    def disturb(self) -> str:
+        self.memory.set_ready("shop", False, f"{GREEN} is starting")
+        return GREEN
 
 
 class InPools:
+    """workload_promises.Scene."""
+
     def __init__(self, server: Server) -> None:
+        self.server = server
         self.workloads: Workloads = PoolWorkloads(timedelta(seconds=2))
         self.canary = canary(green=server.url)
-        self.unready = lambda: setattr(server, "status", 503)
+        self.states = BOTH
+
+    def view(self, state: RolloutState) -> WorkloadView:
+        return self.workloads.view(self.canary, state)
+
+    def disturb(self) -> str:
+        self.server.status = 503
+        return GREEN
 
 
-BENCHES: dict[str, type[InMemory] | type[InPools]] = {"memory": InMemory, "pools": InPools}
+BOTH = (RolloutState(stable=BLUE, canary=GREEN), RolloutState(stable=GREEN, canary=BLUE))
+SCENES: dict[str, type[InMemory] | type[InPools]] = {"memory": InMemory, "pools": InPools}
 
 
-@pytest.fixture(params=BENCHES.values(), ids=BENCHES.keys())
-def bench(request: pytest.FixtureRequest, server: Server) -> InMemory | InPools:
+@pytest.fixture(params=SCENES.values(), ids=SCENES.keys())
+def scene(request: pytest.FixtureRequest, server: Server) -> Scene:
     made: InMemory | InPools = request.param(server)
     return made
-
-
-def test_workloads_that_answer_are_ready_with_nothing_to_say(bench: InMemory | InPools) -> None:
-    view = bench.workloads.view(bench.canary, RolloutState(stable=BLUE, canary=GREEN))
-    assert view.ready
-    assert view.detail == ""
-
-
-def test_one_that_is_not_ready_is_named(bench: InMemory | InPools) -> None:
-    bench.unready()
-    for stable, canary_workload in ((BLUE, GREEN), (GREEN, BLUE)):
-        view = bench.workloads.view(bench.canary, RolloutState(stable=stable, canary=canary_workload))
-        assert not view.ready
-        assert GREEN in view.detail
 
 
 # ── pools ────────────────────────────────────────────────────────────────────────────────────────────────────
