@@ -58,7 +58,9 @@ def test_a_running_app_is_adopted_beside_itself_and_its_own_pods_stay_until_the_
 # ── rollouts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_whole_rollout_needs_seven_writes_and_stable_ends_with_the_new_template(rig: Made) -> None:
+def test_a_whole_rollout_needs_six_writes_and_one_more_to_drop_the_template_of_the_one_before_the_last(
+    rig: Made,
+) -> None:
     one = rig("whole")
     one.adopt()
     began = datetime.now(UTC)
@@ -75,8 +77,19 @@ def test_a_whole_rollout_needs_seven_writes_and_stable_ends_with_the_new_templat
     one.succeed()
     assert "paused" not in one.deployment()["spec"]
     assert one.view().stable_revision == revision == one.revision()
-    writes = one.writes(began)
-    assert len(writes) <= 7, writes
+    assert sorted(one.writes(began)) == [
+        "create controllerrevisions/whole-" + revision,
+        "patch deployments/whole",  # up
+        "patch deployments/whole",  # paused
+        "patch deployments/whole",  # down
+        "patch deployments/whole-stable",
+        "patch services/whole-canary",
+    ]
+    one.app.set_image("demo/app:v3")
+    one.roll_out()
+    pins = one.admin.request("GET", f"/apis/apps/v1/namespaces/{NAMESPACE}/controllerrevisions")["items"]
+    kept = {p["metadata"]["name"] for p in pins if p["metadata"]["name"].startswith("whole-")}
+    assert kept == {f"whole-{revision}", f"whole-{one.state.revision}"}
 
 
 def test_a_template_that_lands_during_a_rollout_never_runs_and_is_not_what_is_promoted(rig: Made) -> None:

@@ -334,7 +334,7 @@ def test_a_canary_made_anew_over_what_an_orphaned_one_left_goes_on_with_it(rig: 
 
 def test_a_stable_deployment_brought_by_the_user_keeps_its_labels_and_outlives_the_canary(rig: Made) -> None:
     one = rig("brought")
-    own = deployment("brought-stable", "demo/app:v1", 2, tier="front")
+    own = deployment("brought-stable", "demo/app:v1", 2)
     own["metadata"]["labels"] = {"team": "shop"}
     one.admin.create(own)
     one.eyes.deployments.wait_synced(timedelta(seconds=5))
