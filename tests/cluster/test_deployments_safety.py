@@ -370,6 +370,25 @@ def test_another_canarys_stable_deployment_is_refused_by_name(rig: Made) -> None
     assert one.wanted("mine-stable") == 2
 
 
+def test_a_secret_that_it_may_not_read_holds_the_release_and_names_the_verb_and_no_look_waits_for_it(
+    rig: Made,
+) -> None:
+    one = rig("secretive")
+    contents = WatchedContents(one.eyes.client)
+    one.workloads = one.eyes.workloads(contents=contents)
+    one.canary = with_deployment(one, config=(ConfigReference(secret="secretive-key"),))
+    with pytest.raises(WorkloadError, match=r"Secret shop/secretive-key cannot be read: .*forbidden: list secrets"):
+        one.revision()
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(WorkloadError):
+            one.revision()
+        assert "forbidden: list secrets" in one.view().detail
+    assert time.monotonic() - began < 2
+    assert one.shape() == ()
+    contents.close()
+
+
 # ── config ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
