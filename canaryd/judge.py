@@ -41,6 +41,7 @@ class Subject:
     stable: str = "stable"
     note: str = ""  # what the source wants to say
     metrics_unseen: Mapping[str, str] = field(default_factory=dict)  # metric -> why it alone could not be read
+    errors_note: str = ""  # what should be known of the failures that were counted
 
 
 def judge(subjects: Sequence[Subject]) -> list[Judgement]:
@@ -123,7 +124,8 @@ class _Bench:
         out = []
         for metric in self.s.spec.metrics:
             if metric.kind == "errors":
-                out.append(self._finding(metric.name, "errors", 0, [r for r in self.critical if r == 0], blind))
+                found = self._finding(metric.name, "errors", 0, [r for r in self.critical if r == 0], blind)
+                out.append(replace(found, note="; ".join(filter(None, (found.note, self.s.errors_note)))))
             elif metric.kind == "latency":
                 out.append(self._latency(metric.name, blind))
             elif metric.kind == "query":

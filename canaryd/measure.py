@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 import structlog
 
-from canaryd import counts
+from canaryd import counts, wording
 from canaryd.errors import SourceError
 from canaryd.judge import Subject, judge
 from canaryd.model import (
@@ -55,6 +55,7 @@ class Case:
     readings: tuple[Reading, ...] = ()
     unseen: str = ""
     note: str = ""
+    errors_note: str = ""
     metrics_unseen: Mapping[str, str] = field(default_factory=dict)  # metric -> why it could not be read
     started: Mapping[str, datetime] = field(default_factory=dict)
     past: tuple[Stretch, ...] = ()
@@ -146,7 +147,7 @@ class Measurer:
         if answer.failed:
             case.unseen = case.unseen or answer.failed
             return
-        kept, case.note = case.state.evidence, "; ".join(filter(None, (answer.note, _unattributed(case.canary))))
+        kept, case.note = case.state.evidence, answer.note
         readings = answer.readings
         if not self.source.remembers and kept is not None:
             readings = (*kept.last, *readings)
@@ -208,6 +209,7 @@ class Measurer:
         for case, intake in work:
             case.evidence, case.scored = intake.result()
             case.metrics_unseen = {**intake.unseen(), **case.metrics_unseen}
+            case.errors_note = _of_the_unreached(case.canary, intake.all)
 
     def judge(self, cases: Sequence[Case]) -> None:
         """Judge what has been taken in, or what was held before where nothing was."""
@@ -227,6 +229,7 @@ class Measurer:
                     stable=case.state.stable,
                     note=case.note,
                     metrics_unseen=case.metrics_unseen,
+                    errors_note=case.errors_note,
                 )
             )
         for case, judgement in zip(cases, judge(subjects), strict=True):
@@ -250,11 +253,15 @@ def _host(given: Destination, default: str, service: str) -> str:
     return given.host.partition(".")[0] or (service if given.subset else default)
 
 
-def _unattributed(canary: Canary) -> str:
-    """What a person should know of requests that never reach a pod; "" where they are counted."""
-    if canary.spec.route.envoy_file is not None or any(services_of(canary)):
+def _of_the_unreached(canary: Canary, found: Sequence[Stretch]) -> str:
+    """What a person should know of requests that never reached a pod; "" where the newest stretch has none."""
+    if canary.spec.route.envoy_file is None and not any(services_of(canary)):
+        return "both arms are behind one Service: requests that never reach a pod are not counted"
+    if not found or not found[-1].canary.unreached:
         return ""
-    return "both arms are behind one Service: requests that never reach a pod are not counted"
+    newest = found[-1].canary
+    lost, of = wording.count(newest.unreached), wording.plural(newest.requests, "request")
+    return f"{lost} of the canary's last {of} never reached a pod"
 
 
 def _hourly(case: Case, query: CountsQuery) -> CountsQuery:

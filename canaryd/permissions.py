@@ -105,7 +105,7 @@ DAEMON: tuple[Need, ...] = (
     Need(
         "",
         "configmaps",
-        (*_READ, "create", "update", "patch"),
+        (*_READ, "create", "patch"),
         "the history of decisions cannot be kept, or ConfigMaps not be part of a revision",
     ),
     Need("events.k8s.io", "events", ("create",), "kubectl describe does not tell the story"),

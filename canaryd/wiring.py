@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from canaryd import adapters
 from canaryd.config import Settings
-from canaryd.ports import MetricSource, Ports, StateStore
+from canaryd.ports import MetricSource, Ports, StateStore, TrafficRouter, Workloads
 
 if TYPE_CHECKING:
     from canaryd.adapters.kubernetes_store import KubernetesStore
@@ -61,6 +61,36 @@ def embedded(settings: Settings, store: StateStore) -> Ports:
         hooks=adapters.load(adapters.HOOKS, "runner")(),
         notifiers=(adapters.load(adapters.NOTIFIERS, "log")(),),
     )
+
+
+def direct_workloads(client: KubeClient) -> Workloads:
+    """Deployments as they are now, each read when it is asked for: for people's commands."""
+    from canaryd.kube import kinds
+    from canaryd.kube.informer import Direct
+
+    of = {
+        "deployments": kinds.DEPLOYMENTS,
+        "pods": kinds.PODS,
+        "services": kinds.SERVICES,
+        "autoscalers": kinds.HPAS,
+    }
+    workloads: Workloads = adapters.load(adapters.WORKLOADS, "deployments")(
+        client, **{name: Direct(client, kind) for name, kind in of.items()}
+    )
+    return workloads
+
+
+def direct_router(client: KubeClient, uid_of: Callable[[str], str], domain: str = "cluster.local") -> TrafficRouter:
+    """Routes as they are now, each read when it is asked for: for people's commands."""
+    from canaryd.kube.informer import Direct
+    from canaryd.kube.kinds import HTTP_ROUTES, VIRTUAL_SERVICES
+
+    virtual_services, http_routes = Direct(client, VIRTUAL_SERVICES), Direct(client, HTTP_ROUTES)
+    router: TrafficRouter = adapters.load(adapters.TRAFFIC_ROUTERS, "cluster")(
+        istio=adapters.load(adapters.TRAFFIC_ROUTERS, "istio")(client, virtual_services, uid_of, domain=domain),
+        gateway_api=adapters.load(adapters.TRAFFIC_ROUTERS, "gatewayApi")(client, http_routes, uid_of),
+    )
+    return router
 
 
 def cluster_store(client: KubeClient, watched: Watched) -> KubernetesStore:

@@ -200,8 +200,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     reconcile(
         "the route is not stamped with the version",
-        "version=stored.version,\n            )",
-        "version=0,\n            )",
+        "state.weight, version=stored.version)",
+        "state.weight, version=0)",
     ),
     reconcile(
         "a writer that is shut out goes on",
@@ -264,6 +264,33 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     counts("no answer at all is no failure", ' or key.code == "0"', ""),
     counts("a client that left is counted", "elif not classes.ignores(key):", "else:"),
+    counts(
+        "what never reached a pod is no failure",
+        "failures=float(failures.sum()) + young_failures + lost,",
+        "failures=float(failures.sum()) + young_failures,",
+    ),
+    counts(
+        "lost requests count where served ones are not known",
+        'if all(key in grown for key in after.counters if key.name == "requests"):',
+        "if after.counters:",
+    ),
+    counts("lost requests are put to pods that are not there yet", "return 0.0 if warming else lost", "return lost"),
+    counts(
+        "clients that leave count backwards as losses",
+        " or (key.name == UNREACHED and not key.exporter)\n",
+        "\n",
+    ),
+    counts("a client is taken for a pod", " and key.name != UNREACHED}", "}"),
+    measure(
+        "a question that was not answered is calm",
+        "        if answer.failed:\n            case.unseen",
+        "        if answer.failed and not case.canary:\n            case.unseen",
+    ),
+    measure(
+        "subsets of one Service are told apart by its name",
+        'return ("", "") if found[0] == found[1] else found',
+        "return found",
+    ),
     counts(
         "warming pods count like the others",
         "    old = sorted(name for name in by_pod if name not in young)",

@@ -14,10 +14,9 @@ anything. A word without an id is known by what it says: to say the very same ag
 from __future__ import annotations
 
 import json
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from operator import itemgetter
@@ -34,6 +33,7 @@ from canaryd.kube.client import KubeClient
 from canaryd.kube.companion import Companion
 from canaryd.kube.informer import Reader
 from canaryd.kube.packed import Chest, pack_chest, pack_state
+from canaryd.kube.unpacked import Unpacked
 from canaryd.model import Answer, Override, Record, Release, RolloutState, Stored
 
 JSON = dict[str, Any]
@@ -41,7 +41,6 @@ JSON = dict[str, Any]
 RECORDS = 6 * 1024  # bytes of packed records that stay in a status
 WHOLE = 16 * 1024  # bytes of a status, records and all
 MOST_RECORDS = 24 * 1024  # bytes of them where the companion cannot be written
-_CACHED = 2048  # statuses kept unpacked
 
 log = structlog.get_logger("canaryd.store")
 
@@ -57,14 +56,6 @@ class _Version(int):
         made = cls(number)
         made.uid, made.word = str(canary["metadata"]["uid"]), annotation_of(canary)
         return made
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A status as it was unpacked, and what it was unpacked from."""
-
-    fields: tuple[object, ...]
-    held: statuses.Held
 
 
 class KubernetesStore:
@@ -86,13 +77,12 @@ class KubernetesStore:
         self._objects = Canaries(client, canaries)
         self._heartbeat = heartbeat
         self._clock = clock
+        self._read = Unpacked(clock)
         self._companion = Companion(client)
         self._lock = RLock()  # of what is kept in memory below
         self._writers: dict[str, Lock] = {}  # one at a time for each Canary
-        self._cache: OrderedDict[str, _Seen] = OrderedDict()
         self._told: set[str] = set()  # ids that are still owed in a status
         self._moved: dict[str, dict[str, Record]] = {}  # canary → owed records that its companion holds
-        self._first_heard: OrderedDict[tuple[str, str], datetime] = OrderedDict()
 
     # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -101,8 +91,8 @@ class KubernetesStore:
         where there is no such Canary.
         """
         found = self._objects.find(canary)
-        held = self._held(found)
-        pending = self._heard(found).without(held.answered)
+        held = self._read.held(found)
+        pending = self._read.heard(found).without(held.answered)
         return Stored(held.state, _Version.of(held.version, found), None, pending.overrides)
 
     def save(self, canary: str, state: RolloutState, version: int, records: Sequence[Record]) -> int:
@@ -112,7 +102,7 @@ class KubernetesStore:
         believed = version if isinstance(version, _Version) else _Version.of(version, self._objects.find(canary))
 
         def attempt(found: JSON) -> tuple[JSON, set[str]]:
-            held = self._held(found)
+            held = self._read.held(found)
             _check(found, held, believed, records)
             status, told = self._decided(found, held, state, records)
             return self._objects.patch_status(found, replaced(status), hearing=True), told
@@ -136,14 +126,14 @@ class KubernetesStore:
         """
 
         def attempt(found: JSON) -> JSON:
-            held, text, now = self._held(found), annotation_of(found), self._clock()
+            held, text, now = self._read.held(found), annotation_of(found), self._clock()
             waiting = words.heard(text, now).without(held.answered)
             if override.id in waiting.ids or words.mark(override.id) in held.answered:
                 return found
             return self._objects.annotate(found, words.added(text, override, held.answered, now))
 
         found = self._objects.write(canary, attempt)
-        return _Version.of(self._held(found).version, found)
+        return _Version.of(self._read.held(found).version, found)
 
     def mark(self) -> int:
         """Changes with every change of any Canary object, whoever made it."""
@@ -159,7 +149,7 @@ class KubernetesStore:
         def chosen(records: Iterable[Record]) -> list[Record]:
             return [r for r in records if (before is None or r.at <= before) and (not wanted or r.kind in wanted)]
 
-        recent = self._held(found).chest.records
+        recent = self._read.held(found).chest.records
         latest = chosen(reversed(recent))
         if len(latest) < limit:
             known = {(r.id, r.at) for r in recent}
@@ -188,7 +178,7 @@ class KubernetesStore:
         wanted = set(ids)
         for found in self._owing() if wanted else ():
             try:
-                known = wanted.intersection(self._held(found).chest.owed)
+                known = wanted.intersection(self._read.held(found).chest.owed)
             except StoreError:
                 continue  # whoever loads it says why
             with self._lock:
@@ -208,8 +198,8 @@ class KubernetesStore:
     def audit(self, canary: str, limit: int = 50) -> tuple[tuple[Override, Answer | None], ...]:
         """The latest that people said, newest first, each with its answer; None while it waits for one."""
         found = self._objects.find(canary)
-        held = self._held(found)
-        waiting = self._heard(found).without(held.answered).overrides
+        held = self._read.held(found)
+        waiting = self._read.heard(found).without(held.answered).overrides
         said: list[tuple[Override, Answer | None]] = [*held.chest.said, *((word, None) for word in waiting)]
         return tuple(reversed(said))[: max(limit, 0)]
 
@@ -268,7 +258,7 @@ class KubernetesStore:
         """
 
         def attempt(found: JSON) -> tuple[str, ...]:
-            held, heard = self._held(found), self._heard(found)
+            held, heard = self._read.held(found), self._read.heard(found)
             refused = heard.without(held.answered).refusals
             if not refused:
                 return ()
@@ -287,41 +277,9 @@ class KubernetesStore:
         """Told from a plain field, so that looking through ten thousand idle Canaries unpacks none of them."""
         return tuple(found for found in self._objects.all() if status_of(found).get("owed"))
 
-    def _held(self, found: JSON) -> statuses.Held:
-        """The status unpacked. Raises StoreError that says which field is damaged and how it is repaired."""
-        canary, status = key_of(found), found.get("status")
-        seen_in = tuple(status_of(found).get(name) for name in ("version", "state", "records", "answered"))
-        with self._lock:
-            seen = self._cache.get(canary)
-            if seen is not None and status is not None and seen.fields == seen_in:
-                self._cache.move_to_end(canary)
-                return seen.held
-        try:
-            held = statuses.held(status)
-        except StoreError as e:
-            raise StoreError(f"{canary}: {e}. {_repair(found)}") from None
-        with self._lock:
-            self._cache[canary] = _Seen(seen_in, held)
-            if len(self._cache) > _CACHED:
-                self._cache.popitem(last=False)
-        return held
-
-    def _heard(self, found: JSON) -> words.Heard:
-        """What people say, each word with the time at which it was first heard where it tells none."""
-        text = annotation_of(found)
-        if text is None:
-            return words.Heard()
-        now, uid = self._clock(), str(found["metadata"]["uid"])
-        heard = words.heard(text, now)
-        with self._lock:
-            first = {w.id: self._first_heard.setdefault((uid, w.id), now) for w in heard.overrides if w.at == now}
-            while len(self._first_heard) > _CACHED:
-                self._first_heard.popitem(last=False)
-        return replace(heard, overrides=tuple(replace(w, at=first.get(w.id, w.at)) for w in heard.overrides))
-
     def _owed_by(self, found: JSON, told: frozenset[str]) -> list[Record]:
         try:
-            chest = self._held(found).chest
+            chest = self._read.held(found).chest
             ids = [id_ for id_ in chest.owed if id_ not in told]
             here: Mapping[str, Record] = {r.id: r for r in chest.records}
             if any(id_ not in here for id_ in ids):
@@ -356,7 +314,7 @@ class KubernetesStore:
     ) -> tuple[JSON, set[str]]:
         """The whole status after a decision, and which of the ids that were told are written down in it."""
         at = state.ticked or self._clock()
-        heard = self._heard(found)
+        heard = self._read.heard(found)
         new = heard.without(held.answered)
         status = statuses.rendered(status_of(found), state, generation_of(found), at)
         status["version"] = held.version + 1
@@ -422,7 +380,7 @@ class KubernetesStore:
         """Takes out of the status what was told since its last save; a failure leaves it for the next time."""
 
         def attempt(found: JSON) -> set[str]:
-            chest = self._held(found).chest
+            chest = self._read.held(found).chest
             with self._lock:
                 told = self._told.intersection(chest.owed)
             if told:
@@ -451,13 +409,3 @@ def _check(found: JSON, held: statuses.Held, believed: _Version, records: Sequen
     for id_ in ids:
         if id_ in known or ids.count(id_) > 1:
             raise ConflictError(f"{canary}: there is a record {id_} already")
-
-
-def _repair(found: JSON) -> str:
-    meta = found["metadata"]
-    canary = f"canaries.canaryd.io {meta['name']} -n {meta['namespace']} --subresource=status"
-    return (
-        f"Nothing is decided and nothing overwritten until a person has put that field right (kubectl edit {canary})"
-        f" or starts afresh with the weights as they are (kubectl patch {canary} --type=json"
-        """ -p '[{"op":"remove","path":"/status"}]')"""
-    )

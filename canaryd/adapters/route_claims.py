@@ -22,7 +22,7 @@ MESH, GATEWAY = "in the mesh", "at gateways"
 Name = tuple[str, str, str]  # kind, namespace, name
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Claim:
     """An object says where requests for a host go."""
 
@@ -120,7 +120,7 @@ def _case(canary: Canary, objects: Mapping[Name, JSON], domain: str) -> _Case:
 def _two_kinds(case: _Case, objects: Mapping[Name, JSON], claimed: Mapping[Claim, list[Name]], domain: str) -> None:
     """A VirtualService and an HTTPRoute for one host: which of them routes is not defined."""
     for name in case.names:
-        for claim in claims(objects[name], domain) if name in objects else ():
+        for claim in sorted(claims(objects[name], domain)) if name in objects else ():
             for kind, namespace, other in _overlapping(claim, claimed):
                 if kind != name[0]:
                     case.wrong.append(
@@ -148,10 +148,10 @@ def _two_canaries(cases: list[_Case], objects: Mapping[Name, JSON], domain: str)
     for case in cases:
         for kind, namespace, name in case.names:
             shared["", namespace, f"{kind} {namespace}/{name}"].append(case)
-        for claim in {c for name in case.names if name in objects for c in claims(objects[name], domain)}:
+        for claim in sorted({c for name in case.names if name in objects for c in claims(objects[name], domain)}):
             if claim.where == MESH and case.canary.spec.route.istio is not None:
                 shared["the host ", claim.namespace, claim.host].append(case)
-        for target in {case.arms.stable, case.arms.canary} if case.arms else ():
+        for target in (case.arms.stable, case.arms.canary) if case.arms else ():
             host = full_host(target.host, case.canary.metadata.namespace, domain)
             shared["the destination ", case.canary.metadata.namespace, host, target.subset].append(case)
     for (what, _, *called), rivals in shared.items():

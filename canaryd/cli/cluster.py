@@ -8,34 +8,42 @@ from __future__ import annotations
 
 import getpass
 import os
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-from pydantic import ValidationError
 
 from canaryd import permissions
 from canaryd.cli.app import Options
 from canaryd.cli.exits import UsageError
 from canaryd.cli.session import INTERVAL, Session, not_found, now, without_prefix
-from canaryd.doctor.cluster import REVIEWS, document_of, leaderless
-from canaryd.errors import KubeError, KubeForbiddenError, KubeNotFoundError, OverrideError, StoreError
+from canaryd.doctor.objects import REVIEWS, leaderless
+from canaryd.errors import (
+    KubeError,
+    KubeForbiddenError,
+    KubeNotFoundError,
+    OverrideError,
+    StoreError,
+    WorkloadError,
+)
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
 from canaryd.kube.informer import Direct, Informer
 from canaryd.kube.kinds import CANARIES, LEASES
 from canaryd.model import Action, Answer, Override
-from canaryd.policy import Canary, parse_canary, parse_duration
+from canaryd.policy import Canary, parse_duration
 
 if TYPE_CHECKING:
+    from canaryd.config import Settings
     from canaryd.ports import StateStore
 
 TIMEOUT = timedelta(seconds=10)  # of one request: a person waits
 COMPLETION = timedelta(seconds=2)  # of the shell's question for names, as a whole
 SYNC = timedelta(seconds=10)
-LOOK_AT_LEASE = 5.0  # seconds between two looks at it
+LOOK_AT_LEASE = LOOK_AT_TEMPLATE = 5.0  # seconds between two looks
 
 
 class Canaries:
@@ -122,6 +130,7 @@ class ClusterSession(Session):
         self.several_namespaces = options.all_namespaces
         self._one = ""  # the key that the command is about
         self._lease: tuple[float, str] | None = None  # when the Lease was looked at, and what it said
+        self._wanted: tuple[float, str | None] | None = None  # the same of the pod template
 
     @cached_property
     def client(self) -> KubeClient:
@@ -129,15 +138,38 @@ class ClusterSession(Session):
         return self._connect(TIMEOUT)
 
     def _connect(self, timeout: timedelta) -> KubeClient:
+        kubeconfig = self._options.kubeconfig
         context = self._options.context or os.environ.get("CANARYD_CONTEXT") or None
-        return KubeClient.connect(
-            kubeconfig=self._options.kubeconfig, context=context, timeout=timeout, agent="canaryd-cli"
-        )
+        if not kubeconfig and not context and self.installed is not None:
+            configured = self.installed.cluster
+            assert self.config_path is not None
+            kubeconfig = str(self.config_path.parent / configured.kubeconfig) if configured.kubeconfig else None
+            context = configured.context
+        return KubeClient.connect(kubeconfig=kubeconfig, context=context, timeout=timeout, agent="canaryd-cli")
+
+    @cached_property
+    def installed(self) -> Settings | None:
+        """The settings of a daemon in a cluster, where they are at hand, as in its own pod. Raises ConfigError."""
+        settings = self.settings
+        return settings if settings is not None and settings.mode == "cluster" else None
+
+    @cached_property
+    def lease(self) -> tuple[str, str]:
+        """(namespace, name) of the Lease by which the daemons agree on who leads."""
+        lease = self.installed.cluster.lease if self.installed is not None else None
+        own = self.client.namespace if self.installed is not None else permissions.NAMESPACE
+        place = os.environ.get("CANARYD_NAMESPACE") or (lease.namespace if lease is not None else None) or own
+        return place, lease.name if lease is not None else permissions.LEASE
 
     @property
     def namespace(self) -> str | None:
         """The one that the command is about; None: all."""
         return None if self._options.all_namespaces else self._options.namespace or self.client.namespace
+
+    @property
+    def scoped(self) -> bool:
+        """It was said which namespaces."""
+        return bool(self._options.namespace or self._options.all_namespaces)
 
     @cached_property
     def canaries(self) -> Canaries:
@@ -205,12 +237,19 @@ class ClusterSession(Session):
         return name.rpartition("/")[2]
 
     def completions(self) -> tuple[str, ...]:
-        """In at most two seconds; those of all namespaces with theirs in front."""
+        """In at most two seconds, whatever the server does; those of all namespaces with theirs in front."""
         client = self._connect(COMPLETION)
         namespace = self._options.namespace or (None if self._options.all_namespaces else client.namespace)
-        objects, _ = client.list(CANARIES, namespace, repeat=False)
-        keys = sorted(key_of(obj) for obj in objects)
-        return tuple("/".join(key) if namespace is None else key[1] for key in keys)
+        found: list[tuple[str, str]] = []
+
+        def ask() -> None:
+            with suppress(KubeError):
+                found.extend(key_of(obj) for obj in client.list(CANARIES, namespace, repeat=False)[0])
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(COMPLETION.total_seconds())
+        return tuple("/".join(key) if namespace is None else key[1] for key in sorted(found))
 
     def raw(self, name: str) -> JSON | None:
         """The object; None when it is not there."""
@@ -235,11 +274,29 @@ class ClusterSession(Session):
         return {**found, "canary": plain, "namespace": namespace}
 
     def canary(self, name: str) -> Canary | None:
+        from canaryd.config.objects import canary_of
+
         obj = self.raw(name)
-        try:
-            return parse_canary(document_of(obj)) if obj is not None else None
-        except ValidationError:
+        canary = canary_of(obj) if obj is not None else ()
+        return canary if isinstance(canary, Canary) else None
+
+    def wanted(self, name: str) -> str | None:
+        """What the pod template asks for now; None where that may not be seen."""
+        if self._wanted is None or time.monotonic() - self._wanted[0] > LOOK_AT_TEMPLATE:
+            self._wanted = (time.monotonic(), self._asked(name))
+        return self._wanted[1]
+
+    def _asked(self, name: str) -> str | None:
+        canary = self.canary(name)
+        if canary is None or canary.spec.workloads.deployment is None:
             return None
+        from canaryd.wiring import direct_workloads
+
+        try:
+            release = direct_workloads(self.client).release(canary)
+        except (KubeError, WorkloadError):
+            return None
+        return release.revision if release is not None else None
 
     def interval(self, name: str) -> timedelta:
         spec = (self.raw(name) or {}).get("spec") or {}
@@ -300,11 +357,11 @@ class ClusterSession(Session):
         return self._lease[1]
 
     def _leader(self, at: datetime) -> str:
-        place = os.environ.get("CANARYD_NAMESPACE") or permissions.NAMESPACE
+        place, name = self.lease
         try:
-            lease = self.client.get(LEASES, place, permissions.LEASE)
+            lease = self.client.get(LEASES, place, name)
         except KubeNotFoundError:
-            return f"canaryd is not running (there is no Lease {permissions.LEASE} in {place})"
+            return f"canaryd is not running (there is no Lease {name} in {place})"
         except KubeError:
             return ""
         return leaderless(lease, at)

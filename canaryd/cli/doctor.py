@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
@@ -54,20 +53,28 @@ def doctor(session: Session, name: str | None, prometheus: str | None, form: str
 
 
 def _in_cluster(session: Session, name: str | None, prometheus: str | None) -> Iterable[tuple[str, Finding]]:
-    from canaryd import permissions
     from canaryd.cli.cluster import ClusterSession, split
     from canaryd.doctor.cluster import CHECKS, Cluster
     from canaryd.doctor.findings import examine
+    from canaryd.wiring import metric_source
 
     assert isinstance(session, ClusterSession)
     namespace, plain = split(session.name(name)) if name else (session.namespace, "")
+    installed = session.installed
+    scope: tuple[str, ...] = (namespace,) if namespace else ()
+    if installed is not None and not name and not session.scoped:
+        scope = installed.cluster.namespaces
 
     def source(canary: Canary) -> MetricSource | None:
         url = prometheus or (canary.spec.prometheus.url if canary.spec.prometheus else None)
+        if installed is not None and not prometheus:
+            return metric_source(installed)
         return _prometheus(url) if url else None
 
-    own = os.environ.get("CANARYD_NAMESPACE") or permissions.NAMESPACE
-    return examine(CHECKS, Cluster(session.client, namespace, plain, now(), source, own=own), sentence_of)
+    own, lease = session.lease
+    domain = installed.cluster.domain if installed is not None else "cluster.local"
+    cluster = Cluster(session.client, scope, plain, now(), source, own=own, lease=lease, domain=domain)
+    return examine(CHECKS, cluster, sentence_of)
 
 
 def _prometheus(url: str) -> MetricSource:

@@ -245,7 +245,8 @@ def session_of(options: Options) -> Session:
     named_files = options.state or options.config
     wanted = options.cluster or (not named_files and (os.environ.get("CANARYD_CONTEXT") or options.plugin))
     if not wanted and not options.state and find_config(options.config) is not None:
-        wanted = getattr(Session(options).settings, "mode", "embedded") == "cluster"
+        settings = Session(options).settings
+        wanted = settings is not None and settings.mode == "cluster"
     if not wanted:
         return Session(options)
     from canaryd.cli.cluster import ClusterSession

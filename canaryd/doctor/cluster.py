@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import cached_property
 
-from pydantic import ValidationError
-
-from canaryd import adapters, permissions
+from canaryd import permissions
+from canaryd.adapters.route_claims import conflicts
+from canaryd.config.objects import canary_of, key_of
 from canaryd.doctor.findings import Check, Finding, error, fine, warning
+from canaryd.doctor.objects import REVIEWS, ago, leaderless
 from canaryd.doctor.series import series
-from canaryd.errors import KubeError, KubeForbiddenError, KubeNotFoundError, RouteError
+from canaryd.errors import KubeForbiddenError, KubeNotFoundError, RouteError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
-from canaryd.kube.informer import Direct
 from canaryd.kube.kinds import CANARIES, DEPLOYMENTS, HPAS, HTTP_ROUTES, LEASES, SERVICES, VIRTUAL_SERVICES, Kind
-from canaryd.policy import Canary, RouteRef, parse_canary
+from canaryd.policy import Canary
 from canaryd.ports import MetricSource
-
-REVIEWS = Kind("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", namespaced=False)
-STALE = timedelta(seconds=30)  # a Lease that was not renewed for so long has no holder
-_KEPT = ("name", "namespace", "labels", "annotations", "uid", "generation")
+from canaryd.wiring import direct_router
 
 
 @dataclass
@@ -31,12 +28,14 @@ class Cluster:
     """What the checks look at."""
 
     client: KubeClient
-    namespace: str | None  # None: all
-    name: str  # of the only Canary to look at; "" for all
+    scope: tuple[str, ...]  # namespaces; none: all
+    name: str  # of the only Canary to look at, in the only namespace; "" for all
     at: datetime
     source: Callable[[Canary], MetricSource | None]  # where its counters are; None where that is not known
     own: str = permissions.NAMESPACE  # where the daemon runs
     account: str = permissions.SERVICE_ACCOUNT
+    lease: str = permissions.LEASE
+    domain: str = "cluster.local"
 
     @cached_property
     def user(self) -> str:
@@ -48,36 +47,25 @@ class Cluster:
     def objects(self) -> tuple[JSON, ...]:
         """The Canaries as they are. Raises KubeError."""
         if self.name:
-            return (self.client.get(CANARIES, self.namespace or "", self.name),)
-        return tuple(self.client.list(CANARIES, self.namespace)[0])
+            return (self.client.get(CANARIES, self.scope[0], self.name),)
+        return tuple(obj for where in self.scope or (None,) for obj in self.client.list(CANARIES, where)[0])
 
     @cached_property
     def canaries(self) -> tuple[tuple[Canary, JSON], ...]:
         """Those that are valid, with their status. Raises KubeError."""
-        found = []
-        for obj in self.objects:
-            try:
-                found.append((parse_canary(document_of(obj)), obj.get("status") or {}))
-            except ValidationError:
-                continue
-        return tuple(found)
+        read = ((canary_of(obj), obj.get("status") or {}) for obj in self.objects)
+        return tuple((canary, status) for canary, status in read if isinstance(canary, Canary))
 
     @property
     def namespaces(self) -> tuple[str, ...]:
         """Those whose Canaries are looked at. Raises KubeError."""
-        if self.namespace is not None:
-            return (self.namespace,)
+        if self.scope:
+            return self.scope
         return tuple(sorted({str(obj["metadata"]["namespace"]) for obj in self.objects}))
 
     def find(self, kind: Kind, namespace: str, name: str) -> JSON | None:
         """None when it is not there. Raises KubeError. Lists, because that is what the daemon may do."""
         return next(iter(self.client.list(kind, namespace, fields=f"metadata.name={name}")[0]), None)
-
-
-def document_of(obj: JSON) -> JSON:
-    """The object as a document: without what the cluster keeps beside it."""
-    meta = {key: value for key, value in obj["metadata"].items() if key in _KEPT}
-    return {"apiVersion": obj["apiVersion"], "kind": obj["kind"], "metadata": meta, "spec": obj.get("spec") or {}}
 
 
 # ── canaryd itself ───────────────────────────────────────────────────────────────────────────────────────────
@@ -128,35 +116,18 @@ def _permissions(cluster: Cluster) -> Iterator[Finding]:
 
 def _leader(cluster: Cluster) -> Iterator[Finding]:
     try:
-        lease = cluster.client.get(LEASES, cluster.own, permissions.LEASE)
+        lease = cluster.client.get(LEASES, cluster.own, cluster.lease)
     except KubeNotFoundError:
         lease = None
     why, remedy = "nobody looks after the Canaries", f"kubectl -n {cluster.own} get pods; kubectl -n {cluster.own} logs"
     if lease is None:
-        yield error(f"there is no Lease {permissions.LEASE} in {cluster.own}: canaryd never ran", why, remedy)
+        yield error(f"there is no Lease {cluster.lease} in {cluster.own}: canaryd never ran", why, remedy)
         return
     if told := leaderless(lease, cluster.at):
         yield error(told, why, remedy)
         return
     spec = lease["spec"]
-    yield fine(f"{spec['holderIdentity']} leads, last heard of {_ago(spec['renewTime'], cluster.at):.0f} s ago")
-
-
-def leaderless(lease: JSON, at: datetime) -> str:
-    """Why nobody leads by this Lease; "" while somebody does. Another machine's clock may differ by some seconds."""
-    spec = lease.get("spec") or {}
-    holder, renewed = str(spec.get("holderIdentity") or ""), spec.get("renewTime")
-    if not renewed:
-        return "canaryd is not running (nobody ever led)"
-    ago = _ago(renewed, at)
-    if not holder:
-        return f"canaryd is not running (the last leader stopped {ago:.0f} s ago)"
-    patience = max(STALE.total_seconds(), 3 * int(spec.get("leaseDurationSeconds") or 0))
-    return f"canaryd is not running ({holder} led, and was last heard of {ago:.0f} s ago)" if ago > patience else ""
-
-
-def _ago(then: str, at: datetime) -> float:
-    return max(0.0, (at - datetime.fromisoformat(then)).total_seconds())
+    yield fine(f"{spec['holderIdentity']} leads, last heard of {ago(spec['renewTime'], cluster.at):.0f} s ago")
 
 
 # ── the Canaries ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -164,45 +135,15 @@ def _ago(then: str, at: datetime) -> float:
 
 def _documents(cluster: Cluster) -> Iterator[Finding]:
     for obj in cluster.objects:
-        meta, conditions = obj["metadata"], (obj.get("status") or {}).get("conditions") or ()
-        about = f"{meta['namespace']}/{meta['name']}"
-        ready = next((c for c in conditions if c.get("type") == "Ready"), None)
-        if ready is not None and ready.get("status") == "False":
-            yield error(str(ready.get("message") or "it is not ready"), "it is not looked after", "correct it", about)
-            continue
-        try:
-            parse_canary(document_of(obj))
-        except ValidationError as wrong:
-            first = wrong.errors()[0]
-            where = ".".join(map(str, first["loc"]))
-            yield error(f"{where}: {first['msg']}", "it is not looked after", "correct it", about)
+        about, conditions = key_of(obj), (obj.get("status") or {}).get("conditions") or ()
+        canary = canary_of(obj)
+        ready = next((c for c in conditions if c.get("type") == "Ready" and c.get("status") == "False"), None)
+        if not isinstance(canary, Canary):
+            for problem in canary:
+                yield error(problem, "it is not looked after", "correct it", about)
+        elif ready is not None:
+            yield error(str(ready.get("message") or ready.get("reason")), "it is not looked after", "correct it", about)
     yield fine(f"{len(cluster.canaries)} of {len(cluster.objects)} can be used")
-    yield from _shared(cluster.canaries)
-
-
-def _shared(canaries: Sequence[tuple[Canary, JSON]]) -> Iterator[Finding]:
-    """Two Canaries that fight over one thing."""
-    claims: dict[tuple[str, str, str], list[str]] = {}
-    for canary, _ in canaries:
-        for kind, name in sorted(set(_claims(canary))):
-            claims.setdefault((canary.metadata.namespace, kind, name), []).append(canary.name)
-    for (namespace, kind, name), names in claims.items():
-        if len(names) > 1:
-            yield error(
-                f"{' and '.join(names)} all use {kind} {name}",
-                "two cannot set one thing",
-                "let one Canary have it, or name different routes in it",
-                f"{namespace}/{names[0]}",
-            )
-
-
-def _claims(canary: Canary) -> Iterator[tuple[str, str]]:
-    if canary.spec.workloads.deployment is not None:
-        yield from (("Deployment", name) for name in canary.spec.workloads.names)
-    for kind, refs in _routes(canary):
-        for ref in refs:
-            for route in ref.routes or ("",):
-                yield kind.kind, f"{ref.name}, route {route}" if route else ref.name
 
 
 def _deployments(cluster: Cluster) -> Iterator[Finding]:
@@ -332,29 +273,18 @@ def _scaling(scalers: Sequence[JSON], workload: str, about: str) -> Iterator[Fin
                 )
 
 
-def _routes(canary: Canary) -> Iterator[tuple[Kind, tuple[RouteRef, ...]]]:
-    if canary.spec.route.istio is not None:
-        yield VIRTUAL_SERVICES, canary.spec.route.istio.virtual_services
-    if canary.spec.route.gateway_api is not None:
-        yield HTTP_ROUTES, canary.spec.route.gateway_api.http_routes
-
-
 def _splits(cluster: Cluster) -> Iterator[Finding]:
     uids = {canary.key: canary.metadata.uid for canary, _ in cluster.canaries}
+    router = direct_router(cluster.client, lambda key: uids.get(key) or "", cluster.domain)
     for canary, _ in cluster.canaries:
-        which, kind = ("istio", VIRTUAL_SERVICES) if canary.spec.route.istio else ("gatewayApi", HTTP_ROUTES)
-        if not (canary.spec.route.istio or canary.spec.route.gateway_api) or which not in adapters.TRAFFIC_ROUTERS:
+        if canary.spec.workloads.deployment is None:
             continue
-        router = adapters.load(adapters.TRAFFIC_ROUTERS, which)(
-            cluster.client, Direct(cluster.client, kind), lambda key: uids.get(key, "")
-        )
         stable, name = canary.spec.workloads.names
         try:
             view = router.view(canary.key, canary.spec.route, stable, name)
-        except (RouteError, KubeError) as reason:
-            yield error(
-                str(reason), "the weight can neither be seen nor set", "correct the route or spec.route", canary.key
-            )
+        except (RouteError, KubeNotFoundError) as reason:
+            why = "the weight can neither be seen nor set"
+            yield error(str(reason), why, "correct the route or spec.route", canary.key)
             continue
         if view.weight is None and not view.adoptable:
             yield error(
@@ -369,58 +299,30 @@ def _splits(cluster: Cluster) -> Iterator[Finding]:
             yield fine(f"the route sends {view.weight} % to {name}", canary.key)
 
 
-def _claimed_hosts(cluster: Cluster) -> Iterator[Finding]:
-    """A host that a VirtualService and an HTTPRoute both claim: which of them counts, depends."""
-    if not (cluster.client.discover(VIRTUAL_SERVICES) and cluster.client.discover(HTTP_ROUTES)):
-        return
-    for namespace in sorted({canary.metadata.namespace for canary, _ in cluster.canaries}):
-        by_istio = _by_host(cluster.client.list(VIRTUAL_SERVICES, namespace)[0], lambda o: o["spec"].get("hosts") or ())
-        by_gateway = _by_host(cluster.client.list(HTTP_ROUTES, namespace)[0], _http_hosts)
-        for host in sorted(by_istio.keys() & by_gateway.keys()):
-            about = next(
-                (c.key for c, _ in cluster.canaries if by_istio[host] & _named(c) or by_gateway[host] & _named(c)), ""
-            )
-            if about:
-                first, second = (", ".join(sorted(named[host])) for named in (by_istio, by_gateway))
-                yield error(
-                    f"VirtualService {first} and HTTPRoute {second} both claim {host}",
-                    "a weight that is set in one of them may count for nothing",
-                    "delete one of the two",
-                    about,
-                )
-
-
-def _by_host(objects: Iterable[JSON], hosts: Callable[[JSON], Iterable[str]]) -> Mapping[str, set[str]]:
-    found: dict[str, set[str]] = {}
-    for obj in objects:
-        for host in hosts(obj):
-            found.setdefault(_full(host, obj["metadata"]["namespace"]), set()).add(str(obj["metadata"]["name"]))
-    return found
-
-
-def _full(host: str, namespace: str) -> str:
-    """A short name means the Service of the object's own namespace."""
-    parts = host.removesuffix(".svc.cluster.local").removesuffix(".svc").split(".")
-    if host == "*" or (len(parts) > 2 or (len(parts) == 2 and ".svc" not in host)):
-        return host
-    return f"{parts[0]}.{parts[1] if len(parts) > 1 else namespace}.svc.cluster.local"
-
-
-def _http_hosts(route: JSON) -> Iterator[str]:
-    yield from route["spec"].get("hostnames") or ()
-    for parent in route["spec"].get("parentRefs") or ():
-        if parent.get("kind") == "Service":
-            yield str(parent["name"])
-
-
-def _named(canary: Canary) -> set[str]:
-    return {ref.name for _, refs in _routes(canary) for ref in refs}
+def _conflicts(cluster: Cluster) -> Iterator[Finding]:
+    """Things that two of them claim: a host, a route, a Deployment."""
+    by_namespace: dict[str, list[Canary]] = {}
+    for canary, _ in cluster.canaries:
+        by_namespace.setdefault(canary.metadata.namespace, []).append(canary)
+    for namespace, canaries in by_namespace.items():
+        served = [kind for kind in (VIRTUAL_SERVICES, HTTP_ROUTES) if cluster.client.discover(kind)]
+        objects = {kind: cluster.client.list(kind, namespace)[0] for kind in served}
+        found = conflicts(canaries, objects.get(VIRTUAL_SERVICES, ()), objects.get(HTTP_ROUTES, ()), cluster.domain)
+        for key, reasons in found.items():
+            for reason in reasons:
+                yield error(reason, "two cannot set one thing, so the Canary does not run", "let one have it", key)
 
 
 def _series(cluster: Cluster) -> Iterator[Finding]:
     for canary, status in cluster.canaries:
         source = cluster.source(canary)
         if source is None:
+            yield warning(
+                "where its counters are is not known here",
+                "whether they are there could not be looked at",
+                "canaryd doctor --prometheus URL",
+                canary.key,
+            )
             continue
         stable, name = canary.spec.workloads.names
         active = status.get("phase") in ("Progressing", "Promoting")
@@ -436,7 +338,7 @@ CHECKS: tuple[Check[Cluster], ...] = (
     Check("Deployments", _deployments),
     Check("Services", _services),
     Check("routes", _splits),
-    Check("hosts", _claimed_hosts),
+    Check("conflicts", _conflicts),
     Check("autoscalers", _autoscalers),
     Check("metrics", _series),
 )

@@ -45,7 +45,8 @@ class Access:
         """
         with _in_words("the credentials"):
             settings = self.configuration.auth_settings()
-        return {str(s["key"]): str(s["value"]) for s in settings.values() if isinstance(s, dict) and s.get("value")}
+        told = [setting for setting in settings.values() if isinstance(setting, dict) and setting.get("value")]
+        return {str(setting["key"]): str(setting["value"]).strip() for setting in told}  # files may end with a newline
 
 
 def access(kubeconfig: str | None, context: str | None) -> Access:

@@ -186,6 +186,14 @@ def _text(error: type[KubeError], asked: Ask, status: int, reason: str, message:
     return f"{words.get(error, f'HTTP {status}')}: {asked.subject}: {said}"
 
 
+def written(body: object) -> bytes:
+    """A body as JSON, escaped as the servers' own JSON is: a JSON patch's `test` compares texts as they are written."""
+    text = json.dumps(body, separators=(",", ":"), ensure_ascii=False)
+    for character in "<>&\u2028\u2029":  # occur inside strings alone
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode(errors="replace")
+
+
 def _seconds(value: object) -> float | None:
     """Of Retry-After; None for nothing, for a date and for nonsense."""
     try:

@@ -22,7 +22,7 @@ from canaryd.errors import (
 from canaryd.kube.client import KubeClient
 from canaryd.kube.informer import Reader
 from canaryd.kube.kinds import CANARIES
-from canaryd.kube.words import MOST_BYTES, OVERRIDE
+from canaryd.kube.words import OVERRIDE
 
 JSON = dict[str, Any]
 Operation = dict[str, Any]
@@ -31,7 +31,6 @@ T = TypeVar("T")
 GRACE_S = 10.0  # so long a copy may be without its watch and still be believed
 TRIES = 30  # of one write while others write on the same object; hardly ever is there a second
 
-_PLAIN = frozenset(map(chr, range(0x20, 0x7F))) - frozenset("<>&")  # written alike by every JSON writer
 _OVERRIDE_PATH = f"/metadata/annotations/{OVERRIDE.replace('/', '~1')}"
 
 
@@ -42,6 +41,7 @@ class Canaries:
         self._client = client
         self._reader = reader
         self._blind_since: float | None = None
+        self._incomparable: dict[str, str] = {}  # uid → annotation that the server writes in another way than we do
 
     @property
     def generation(self) -> int:
@@ -86,14 +86,28 @@ class Canaries:
         Raises KubeConflictError or KubeInvalidError for `write` to look again.
         """
         tests = [_test("/metadata/uid", found["metadata"]["uid"]), _version_test(found)]
-        return self._patch(found, [*tests, *([_word_test(found)] if hearing else []), *change], "status")
+        return self._patch(found, [*tests, *([self._word_test(found)] if hearing else []), *change], "status")
 
     def annotate(self, found: JSON, text: str) -> JSON:
         """The Canary with `text` as the annotation, if nobody has said anything since. Raises as `patch_status`."""
         add: Operation = {"op": "add", "path": _OVERRIDE_PATH, "value": text}
         if not found["metadata"].get("annotations"):
             add = {"op": "add", "path": "/metadata/annotations", "value": {OVERRIDE: text}}
-        return self._patch(found, [_test("/metadata/uid", found["metadata"]["uid"]), _word_test(found), add], "")
+        return self._patch(found, [_test("/metadata/uid", found["metadata"]["uid"]), self._word_test(found), add], "")
+
+    def _word_test(self, found: JSON) -> Operation:
+        """That nobody said anything since.
+
+        A server compares a text as it is written in JSON. The client writes as servers do; where one does not, which
+        shows when a refusal has no other reason, the whole object must be unchanged instead.
+        """
+        meta = found["metadata"]
+        if not meta.get("annotations"):
+            return _test("/metadata/annotations", None)
+        text = annotation_of(found)
+        if text is not None and self._incomparable.get(meta["uid"]) == text:
+            return _test("/metadata/resourceVersion", meta["resourceVersion"])
+        return _test(_OVERRIDE_PATH, text)
 
     def _patch(self, found: JSON, operations: list[Operation], subresource: str) -> JSON:
         meta = found["metadata"]
@@ -125,10 +139,13 @@ class Canaries:
         self._reader.put(found)
         if found["metadata"]["uid"] != meta["uid"]:
             raise ConflictError(f"{key}: it was deleted and made anew; nothing was saved to the new one")
-        if found["metadata"]["resourceVersion"] == meta["resourceVersion"]:
-            raise StoreError(f"{key}: not saved: {refused}") from refused
         if last:
             raise StoreError(f"{key}: not saved, it changes all the time: {refused}") from refused
+        if found["metadata"]["resourceVersion"] == meta["resourceVersion"]:
+            text = annotation_of(found)
+            if text is None or self._incomparable.get(meta["uid"]) == text or isinstance(refused, KubeInvalidError):
+                raise StoreError(f"{key}: not saved: {refused}") from refused
+            self._incomparable[meta["uid"]] = text
         return found
 
     def _check_sight(self) -> None:
@@ -191,17 +208,3 @@ def _version_test(found: JSON) -> Operation:
     if found.get("status") is None:
         return _test("/status", None)
     return _test("/status/version", status_of(found).get("version"))
-
-
-def _word_test(found: JSON) -> Operation:
-    """That nobody said anything since.
-
-    A server compares a text as it is written in JSON, and writers differ in how they escape all but plain characters;
-    where the annotation holds others, or is long, the whole object must be unchanged instead.
-    """
-    text = annotation_of(found)
-    if not found["metadata"].get("annotations"):
-        return _test("/metadata/annotations", None)
-    if text is not None and (len(text) > MOST_BYTES or not _PLAIN.issuperset(text)):
-        return _test("/metadata/resourceVersion", found["metadata"]["resourceVersion"])
-    return _test(_OVERRIDE_PATH, text)

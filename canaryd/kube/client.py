@@ -27,7 +27,7 @@ from canaryd.errors import (
     KubeUnreachableError,
 )
 from canaryd.kube.access import Access, access
-from canaryd.kube.asking import JSON, Ask, ask, explained, refusal
+from canaryd.kube.asking import JSON, Ask, ask, explained, refusal, written
 from canaryd.kube.kinds import Kind
 from canaryd.kube.reach import QUIET_S, Pulse, reach_of
 
@@ -268,11 +268,12 @@ class KubeClient:
         return kind.plural in served
 
     def ping(self) -> None:
-        """One small request that needs no right; raises KubeUnreachableError when no answer comes within 4 s."""
-        with suppress(KubeError):
-            self._answer(Ask("get", "GET", "/version", "version", "get /version"), timeout=QUIET_S, repeat=False)
-        if trouble := self.reach.trouble():
-            raise KubeUnreachableError(trouble)
+        """One small request that needs no right; any answer will do, a refusal, too.
+
+        Raises KubeUnreachableError when none comes within 4 s.
+        """
+        asked, deadline = Ask("get", "GET", "/version", "version", "get /version"), _Deadline.after(QUIET_S)
+        self._read(asked, self._send(self._access, asked, deadline), deadline)
 
     def _bounded(self) -> dict[str, str]:
         """Asks the server to give up when we do: a write that was delayed must not happen long after."""
@@ -338,7 +339,7 @@ class KubeClient:
         body = None
         if asked.body is not None:
             headers["Content-Type"] = asked.content_type
-            body = json.dumps(asked.body, separators=(",", ":")).encode()
+            body = written(asked.body)
         with self._lock:
             self.requests[asked.verb, asked.plural] += 1
         began = time.monotonic()

@@ -170,6 +170,16 @@ class Service:
         wait_until(lambda: bool(self.status().get("stableRevision")), f"{self.name} is adopted", patience)
         wait_until(lambda: self.app.deployment()["spec"]["replicas"] == 0, f"{self.name} is at 0", patience)
 
+    def events(self, reason: str, patience: float = 5.0) -> list[dict[str, Any]]:
+        """Events about the Canary with this reason, at least one."""
+
+        def found() -> list[dict[str, Any]]:
+            told = self.bench.client().list("events", NAMESPACE)
+            about = (e for e in told if e["involvedObject"]["kind"] == "Canary" and e["reason"] == reason)
+            return [dict(e) for e in about if e["involvedObject"]["name"] == self.name]
+
+        return wait_until(found, f"{reason} of {self.name} is told", patience)
+
     def weights(self, since: datetime) -> list[int]:
         """Weights that were written for the canary since then, without repetitions, from the audit log."""
         out: list[int] = []

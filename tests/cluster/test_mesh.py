@@ -11,6 +11,7 @@ import pytest
 from bench import Bench, BenchPrometheus
 from bench.apps import App
 from bench.mesh import GATEWAY_API_PORT, GATEWAY_PORT
+from bench.prometheus import RULES
 
 from canaryd.demo.processes import wait_until
 
@@ -142,4 +143,24 @@ def test_each_prometheus_counts_every_request_at_both_ends(
     for end in counters:
         every = f"istio_request_duration_milliseconds_bucket{{reporter='{end}',{labels},le='+Inf'}}"
         wait_until(lambda e=every: server.total(e) == sent, f"{sent} durations at the {end}", timeout=60, every=0.3)
+    app.delete()
+
+
+def test_the_recording_rules_give_the_same_counts(prometheus: BenchPrometheus, mesh: Bench) -> None:
+    app = mesh.app("recorded", replicas=1)
+    host = "recorded.shop.svc.cluster.local"
+    prometheus.configure(scrape="1s", rules=RULES)
+    wait_until(lambda: ask(host) == (200, "recorded"), "the first answer", timeout=60)
+    load = mesh.load(30, host)
+    load.await_requests(60)
+    sent = 1 + load.stop().requests
+    (pod,) = app.pods()
+    labels = f"namespace='shop',pod='{pod['metadata']['name']}'"
+    recorded = {
+        "requests": f"canaryd:requests_total:pod{{{labels},destination_workload='recorded',response_code='200'}}",
+        "durations": f"canaryd:request_duration_ms_bucket:pod{{{labels},le='+Inf'}}",
+    }
+    for what, series in recorded.items():
+        wait_until(lambda s=series: prometheus.total(s) == sent, f"{sent} recorded {what}", timeout=60, every=0.3)
+    prometheus.configure()
     app.delete()

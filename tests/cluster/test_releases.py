@@ -34,3 +34,27 @@ def test_a_good_release_is_adopted_stepped_and_promoted_without_a_lost_request(
     assert api.weights(began) == [5, 10, 25, 50, 100, 50, 0]
     assert api.images("api-stable") == {"demo/app:v2"}
     print(mesh.audit.counts(ACCOUNT, since=began))
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "because"),
+    [
+        pytest.param("pay", "v2-err5", "errors", id="failing"),
+        pytest.param("search", "v2-slow30", "latency", id="slow"),
+    ],
+)
+def test_a_worse_release_is_rolled_back_with_the_reason_and_little_harm(
+    mesh: Bench, looked_after: Canaryd, name: str, tag: str, because: str
+) -> None:
+    one = service(mesh, name, rps=100)
+    one.adopted()
+    one.app.set_image(f"demo/app:{tag}")
+    status = one.until("RolledBack", patience=150)
+    assert one.load is not None
+    totals = one.load.stop()
+    (rollback,) = one.events("RollbackStarted", patience=10)
+    print(rollback["message"], dict(totals.by_status), dict(totals.by_workload))
+    assert status["decisive"] == because
+    assert one.images(f"{name}-stable") == {"demo/app:v1"}
+    assert totals.by_status[500] <= 40
+    assert totals.lost == []

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from canaryd.errors import StoreError
 from canaryd.kube import status, words
+from canaryd.kube.asking import written
 from canaryd.kube.packed import Chest, pack_chest, pack_state, unpack_chest, unpack_state
 from canaryd.model import Action, Answer, DecisionKind, Override, Phase, Record, RolloutState, Verdict
 
@@ -224,3 +225,17 @@ def test_a_body_of_any_shape_is_rendered(latest: dict[str, Any]) -> None:
     state = RolloutState(number=1, phase=Phase.PROGRESSING, step=0, latest=latest, ticked=NOW)
     out = status.rendered(None, state, 1, NOW + timedelta(seconds=1))
     assert json.loads(json.dumps(out, allow_nan=False)) == out
+
+
+@given(ANY_JSON)
+def test_the_client_writes_json_that_says_the_same(value: Any) -> None:
+    text = written(value)
+    assert json.loads(text) == json.loads(json.dumps(value)) or "nan" in repr(value)
+    assert not set("<>&\u2028\u2029") & set(text.decode())
+
+
+def test_the_client_escapes_as_the_servers_do() -> None:
+    assert (
+        written({"a": 'ö<&>\u2028"\\\n\x01\x7f'})
+        == '{"a":"ö\\u003c\\u0026\\u003e\\u2028\\"\\\\\\n\\u0001\x7f"}'.encode()
+    )

@@ -516,6 +516,7 @@ def test_a_canary_that_answers_nothing_at_all_is_regressed_at_the_first_scored_i
     assert verdicts[0].verdict is Verdict.REGRESSED
     assert verdicts[0].decisive == "errors"
     assert "errors 100 % canary vs 0." in verdicts[0].sentence
+    assert "600 of the canary's last 600 requests never reached a pod" in verdicts[0].findings[0].note
 
 
 def test_what_both_arms_lose_alike_is_held_against_nobody() -> None:
@@ -584,9 +585,9 @@ def test_the_services_in_front_of_the_arms_are_those_of_the_route(
 def test_behind_one_service_it_is_said_that_lost_requests_are_not_counted() -> None:
     subsets = {"virtualServices": ["api"], "stable": {"subset": "v1"}, "canary": {"subset": "v2"}}
     by = document(ERRORS, **{**IN_MESH, "route": {"istio": subsets}})
-    assert "behind one Service" in measured(story(2), by).note
-    assert measured(story(2), document(ERRORS, **IN_MESH)).note == ""
-    assert measured(story(2), document(ERRORS)).note == ""
+    assert "behind one Service" in judged(story(2), by)[0].findings[0].note
+    assert judged(story(2), document(ERRORS, **IN_MESH))[0].findings[0].note == ""
+    assert judged(story(2), document(ERRORS))[0].findings[0].note == ""
 
 
 def test_a_question_that_could_not_be_answered_blinds_its_own_canary_only() -> None:

@@ -596,6 +596,73 @@ def test_health_tells_well_from_ill_and_from_gone(place: Place) -> None:
     assert place.run("health", "--url", "file:///etc/passwd", state=False).returncode == Exit.USAGE
 
 
+# ── the doctor ───────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class _Counters(http.server.BaseHTTPRequestHandler):
+    """One Envoy that has sent requests to the stable pool only."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        labels = 'reporter="destination",destination_workload="api-v1",response_code="200"'
+        self.wfile.write(f"# TYPE istio_requests_total counter\nistio_requests_total{{{labels}}} 5\n".encode())
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_the_doctor_says_what_is_missing_why_it_matters_and_what_to_do(empty: Place) -> None:
+    done = empty.run("doctor", "-o", "json", state=False)
+    assert done.returncode == Exit.AMISS
+    found = {f["check"]: f for f in json.loads(done.stdout)}
+    assert list(found) == ["documents", "state", "daemon", "routes", "metrics"]
+    assert found["documents"]["severity"] == "fine"
+    assert found["state"]["severity"] == "warning"
+    assert found["daemon"] == {
+        "check": "daemon",
+        "severity": "error",
+        "what": "canaryd is not running (it never ran on this state)",
+        "why": "nobody looks after the Canaries",
+        "remedy": "canaryd run",
+        "about": "",
+    }
+    assert "/var/lib/canaryd/envoy/api.yaml" in found["routes"]["what"]
+    assert (found["routes"]["severity"], found["routes"]["about"]) == ("error", "api")
+    assert found["metrics"]["severity"] == "error"
+
+
+def test_the_doctor_is_content_with_a_daemon_a_route_and_counters_of_stable(empty: Place) -> None:
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Counters)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/"
+    config = empty.directory / "config/canaryd.yaml"
+    config.write_text(config.read_text() + f"metrics: {{source: scrape, scrape: {{urls: ['{url}'], prefix: ''}}}}\n")
+    route = empty.directory / "route.json"
+    clusters = [{"name": "api-v1", "weight": 100}, {"name": "api-v2", "weight": 0}]
+    rule = {"match": {"prefix": "/"}, "route": {"weighted_clusters": {"clusters": clusters}}}
+    rds = "type.googleapis.com/envoy.config.route.v3.RouteConfiguration"
+    hosts = [{"name": "api", "domains": ["*"], "routes": [rule]}]
+    route.write_text(
+        json.dumps({"version_info": "1", "resources": [{"@type": rds, "name": "api", "virtual_hosts": hosts}]})
+    )
+    document = empty.directory / "config/canaries/api.yaml"
+    document.write_text(document.read_text().replace("/var/lib/canaryd/envoy/api.yaml", str(route)))
+    store = SqliteStore(empty.directory / "state.db")
+    store.beat("pid 7 on box", datetime.now(UTC))
+    store.close()
+    done = empty.run("doctor", "api", state=False)
+    server.shutdown()
+    server.server_close()
+    lines = done.stdout.splitlines()
+    assert "✓ daemon     it is running" in lines
+    assert "✓ routes     api: the route sends 0 % to api-v2" in lines
+    assert "✓ metrics    api: api-v2 has no counters: no release is under way" in lines
+    assert "▲ metrics    api: api-v1 has counters of requests but no buckets of durations" in lines
+    assert lines[-1] == "1 warning."
+    assert done.returncode == Exit.DOUBTFUL
+
+
 # ── errors and help ──────────────────────────────────────────────────────────────────────────────────────────
 
 

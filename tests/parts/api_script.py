@@ -109,7 +109,7 @@ class Script:
     def kubeconfig(self, directory: Path, token: str = TOKEN) -> Path:
         """A kubeconfig for it."""
         file = directory / "kubeconfig"
-        (directory / "token").write_text(token)
+        (directory / "token").write_text(token + "\n")
         user = {"name": "u", "user": {"tokenFile": str(directory / "token")}}
         context = {"name": "here", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}
         whole = {

@@ -73,6 +73,7 @@ def test_the_server_is_named_without_what_is_secret_in_its_url(tmp_path: Path) -
             WHOLE.replace("{cluster: home, user: me, namespace: shop}", "{user: me}"), "cluster", id="no-cluster"
         ),
         pytest.param(WHOLE.replace("- name: me\n  user", "- nam: me\n  user"), "cannot be used", id="nameless-user"),
+        pytest.param(WHOLE.replace("  user: {token", "  usr: {token"), "Expected key user in", id="user-without-user"),
         pytest.param(WHOLE.replace("server:", "sever:"), "has no server", id="no-server"),
     ],
 )

@@ -324,4 +324,6 @@ def test_an_object_that_was_written_by_us_survives_an_older_list_but_not_a_newer
         wait_until(lambda: informer.get("shop", "listed"), "the list of version 5")
         assert informer.get("shop", "made") is not None
         wait_until(lambda: informer.get("shop", "made") is None, "the list of version 7")
+        informer.put(pod("made", 6))  # an answer that comes after the deletion was seen
+        assert informer.get("shop", "made") is None
         informer.stop()

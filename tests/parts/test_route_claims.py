@@ -146,7 +146,8 @@ def test_two_pairs_of_subsets_of_one_service_may_belong_to_two_canaries() -> Non
         return canary(name, istio(name, stable=old, canary=new))
 
     assert conflicts([of("a"), of("b")], [], []) == {}
-    assert conflicts([of("a"), canary("b", of("a").spec.route.model_dump(by_alias=True, exclude_none=True))], [], [])
+    same = of("a").model_copy(update={"metadata": of("b").metadata})
+    assert "the destination api.shop.svc.cluster.local, subset a-old" in conflicts([of("a"), same], [], [])["shop/b"][1]
 
 
 def test_canaries_of_two_namespaces_never_meet() -> None:

@@ -17,12 +17,12 @@ from bench.apps import App
 from bench.audit import Audit
 from bench.client import Client
 from bench.cluster import Cluster
-from bench.control_plane import ControlPlane
+from bench.control_plane import PATIENCE, ControlPlane
 from bench.load import Load
 from bench.mesh import GATEWAY_API_PORT, GATEWAY_PORT, Mesh
 from bench.prometheus import BUILT, BenchPrometheus
 from canaryd.demo import envoy
-from canaryd.demo.processes import LabError, Nursery
+from canaryd.demo.processes import LabError, Nursery, wait_until
 
 
 def obstacle() -> str | None:
@@ -84,11 +84,11 @@ class Bench:
         if self._first("mesh"):
             self.mesh.start()
 
-    def start_prometheus(self, version: str = BUILT, scrape: str = "2s", rules: str | None = None) -> BenchPrometheus:
-        """A server of this version ("3.16", "2.42"), started once; `scrape` and `rules` count the first time only."""
+    def start_prometheus(self, version: str = BUILT) -> BenchPrometheus:
+        """A server of this version ("3.16", "2.42"), started once; `configure` changes how it scrapes."""
         self.start_mesh()
         if version not in self._prometheus:
-            server = BenchPrometheus(self.nursery, self.tools, self.plane, version, scrape, rules)
+            server = BenchPrometheus(self.nursery, self.tools, self.plane, version)
             server.start()
             self._prometheus[version] = server
         return self._prometheus[version]
@@ -115,6 +115,15 @@ class Bench:
         self, *arguments: str, identity: str = "admin", stdin: str | None = None, check: bool = True
     ) -> subprocess.CompletedProcess[str]:
         return self.plane.kubectl(*arguments, identity=identity, stdin=stdin, check=check)
+
+    def namespace(self, name: str) -> str:
+        """Make a namespace (its ServiceAccount too, without which it takes no pods) and return its name."""
+        admin = self.client()
+        admin.apply({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
+        if "cluster" in self._up:
+            what = f"the ServiceAccount of {name}"
+            wait_until(lambda: admin.find("serviceaccounts", "default", name), what, PATIENCE, every=0.1)
+        return name
 
     def app(
         self, name: str, image: str = "demo/app:v1", replicas: int = 3, namespace: str = "shop", **labels: str

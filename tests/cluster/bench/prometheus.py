@@ -17,7 +17,7 @@ import requests
 from bench.cluster import TARGETS
 from bench.control_plane import PATIENCE, ControlPlane
 from bench.mesh import ADMIN_PORT
-from canaryd.demo.processes import Child, LabError, Nursery, await_ready
+from canaryd.demo.processes import Child, LabError, Nursery, await_ready, fetch
 
 BUILT, DEBIAN = "3.16", "2.42"
 PORTS = {BUILT: 9090, DEBIAN: 9091}
@@ -40,24 +40,14 @@ groups:
 class BenchPrometheus:
     """One server; made stopped."""
 
-    def __init__(
-        self,
-        nursery: Nursery,
-        tools: dict[str, Path],
-        plane: ControlPlane,
-        version: str,
-        scrape: str,
-        rules: str | None,
-    ) -> None:
-        if not re.fullmatch(r"\d+(ms|s)", scrape):
-            raise ValueError(f"scrape is {scrape!r}; it must be a duration such as '2s'")
+    def __init__(self, nursery: Nursery, tools: dict[str, Path], plane: ControlPlane, version: str) -> None:
         self.version = version
         self._nursery = nursery
         self._binary = tools["prometheus"] / "prometheus" if version == BUILT else debian()
         self._directory = plane.directory / f"prometheus-{version}"
         self._kubeconfig = plane.kubeconfig("prometheus")
-        self._scrape = scrape
-        self._rules = rules
+        self._scrape = "2s"
+        self._rules: str | None = None
         self._child: Child | None = None
 
     @property
@@ -72,20 +62,29 @@ class BenchPrometheus:
 
     def start(self) -> None:
         """Returns when it answers queries."""
-        self._directory.mkdir(exist_ok=True)
-        config = self._directory / "prometheus.json"
-        config.write_text(json.dumps(self._configuration()))
-        if self._rules is not None:
-            (self._directory / "rules.yaml").write_text(self._rules)
+        config = self._write_configuration()
         options = {
             "config.file": config,
             "storage.tsdb.path": self._directory / "data",
             "web.listen-address": self.url.removeprefix("http://"),
             "log.level": "warn",
         }
-        argv = [str(self._binary), *(f"--{name}={value}" for name, value in options.items())]
+        argv = [str(self._binary), "--web.enable-lifecycle", *(f"--{name}={value}" for name, value in options.items())]
         self._child = self._nursery.start(f"prometheus-{self.version}", argv)
         await_ready(self._child, f"{self.url}/-/ready", PATIENCE)
+
+    def configure(self, *, scrape: str = "2s", rules: str | None = None) -> None:
+        """Scrape this often, and evaluate these rules (RULES are canaryd's) as often; takes effect at once.
+
+        `scrape` is a duration such as "2s" or "500ms". Raises LabError when Prometheus refuses.
+        """
+        if not re.fullmatch(r"\d+(ms|s)", scrape):
+            raise ValueError(f"scrape is {scrape!r}; it must be a duration such as '2s'")
+        self._scrape, self._rules = scrape, rules
+        self._write_configuration()
+        status, answer = fetch(f"{self.url}/-/reload", b"", timeout=30)
+        if status != 200:
+            raise LabError(f"Prometheus refused its configuration: {answer.decode()}")
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """The vector that an instant query gives now: [{"metric": {…}, "value": [time, "text"]}, …]."""
@@ -108,6 +107,14 @@ class BenchPrometheus:
     def total(self, expression: str) -> float:
         """The sum over the vector; 0 when it is empty."""
         return sum(float(row["value"][1]) for row in self.query(expression))
+
+    def _write_configuration(self) -> Path:
+        self._directory.mkdir(exist_ok=True)
+        if self._rules is not None:
+            (self._directory / "rules.yaml").write_text(self._rules)
+        config = self._directory / "prometheus.json"
+        config.write_text(json.dumps(self._configuration()))
+        return config
 
     def _configuration(self) -> dict[str, Any]:
         files = {} if self._rules is None else {"rule_files": [str(self._directory / "rules.yaml")]}

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import resource
 import ssl
 import sys
 from collections.abc import AsyncIterator, Iterable, Iterator
@@ -305,4 +306,6 @@ async def main(kubeconfig: Path, targets: Path) -> None:
 
 
 if __name__ == "__main__":
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two listeners and some connections for each pod
     asyncio.run(main(Path(sys.argv[1]), Path(sys.argv[2])))
