@@ -12,6 +12,7 @@ import pytest
 from bench.apps import is_ready
 from deployments_rig import NAMESPACE, Made, Rig, with_deployment
 
+from canaryd.demo.processes import wait_until
 from canaryd.deployments import objects
 from canaryd.errors import WorkloadError
 from canaryd.model import HookStatus, Phase
@@ -108,7 +109,7 @@ def test_a_template_that_lands_during_a_rollout_never_runs_and_is_not_what_is_pr
     assert one.images(one.stable) == {"demo/app:v2"}
     assert one.view().stable_revision == revision
     one.succeed()
-    assert one.images("unseen") == set()
+    wait_until(lambda: one.images("unseen") == set(), "its pods to leave", 20)
     assert one.revision() == newer  # which is for the next rollout to judge
     assert one.begin() == newer
     one.bring_up()

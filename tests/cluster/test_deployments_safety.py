@@ -133,11 +133,11 @@ def test_a_daemon_that_stalled_cannot_undo_what_its_successor_did(rig: Made, eye
     stalled, at = replace(one.state, phase=Phase.ROLLED_BACK, routed=datetime.now(UTC)), one.version
     one.roll_out()
     one.caught_up()
-    before = one.deployment()
+    before = _written(one)
     later = datetime.now(UTC) + timedelta(minutes=5)
     with pytest.raises(FenceError, match=f"newer than {at}"):
         eyes.workloads().shape(one.canary, stalled, version=at, now=later)
-    assert one.deployment() == before
+    assert _written(one) == before
     with pytest.raises(FenceError):
         eyes.workloads().restore(one.canary, stalled, version=at, now=later)
     one.promote()
@@ -158,7 +158,7 @@ def test_the_fence_holds_for_a_daemon_whose_cache_is_of_before_and_not_for_anoth
     at = one.version
     one.roll_out()
     one.caught_up()
-    before = one.deployment()
+    before = _written(one)
     stale = _Frozen(old)
     with pytest.raises((FenceError, WorkloadError)) as refused:
         stale.workloads(one).shape(
@@ -170,9 +170,15 @@ def test_the_fence_holds_for_a_daemon_whose_cache_is_of_before_and_not_for_anoth
             now=datetime.now(UTC) + timedelta(minutes=5),
         )
     assert isinstance(refused.value, FenceError), refused.value
-    assert one.deployment() == before
+    assert _written(one) == before
     again = one.canary.model_copy(update={"metadata": one.canary.metadata.model_copy(update={"uid": "anew"})})
     one.workloads.shape(again, replace(one.state, phase=Phase.PROGRESSING), version=1, now=datetime.now(UTC))
+
+
+def _written(one: Rig) -> tuple[Any, ...]:
+    """What people and daemons write, of both Deployments."""
+    both = (one.deployment(), one.deployment(one.stable))
+    return tuple((d["spec"], d["metadata"]["annotations"], d["metadata"]["generation"]) for d in both)
 
 
 class _Frozen:
