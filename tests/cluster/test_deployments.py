@@ -167,6 +167,25 @@ def test_a_canary_of_few_pods_grows_before_the_step_that_needs_them(rig: Made) -
     assert one.images("ramp") == {"demo/app:v2"}
 
 
+def test_stable_meets_the_traffic_that_comes_back_with_as_many_pods_as_carried_it_and_has_its_own_number_again(
+    rig: Made,
+) -> None:
+    one = rig("herd")
+    one.canary = with_deployment(one, replicas=4)
+    one.adopt()
+    one.app.set_image("demo/app:v2")
+    one.roll_out()
+    assert one.promote().status is HookStatus.DONE
+    assert one.deployment(one.stable)["status"]["availableReplicas"] == 4
+    one.become(weight=50, routed=None)
+    one.shape(ahead=60)
+    assert (one.wanted("herd"), one.wanted(one.stable)) == (4, 4)
+    one.succeed()
+    one.caught_up()
+    one.shape(ahead=11)
+    assert (one.wanted("herd"), one.wanted(one.stable)) == (0, 2)
+
+
 # ── releases that cannot work ────────────────────────────────────────────────────────────────────────────────
 
 
