@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,16 @@ import structlog
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
 from canaryd.config.objects import canary_of, key_of, read_objects
-from canaryd.errors import CanarydError, KubeError
+from canaryd.errors import CanarydError, KubeError, NotifyError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
 from canaryd.kube.kinds import CANARIES
 from canaryd.kube.lease import Lease
+from canaryd.model import DecisionKind, Record
 from canaryd.policy import Canary, OnDelete
 from canaryd.process import DELIVERY, INBOX, PRUNE, Base, new_scheduler, now
-from canaryd.reconcile import Reconciler
+from canaryd.reconcile import Outcome, Reconciler
+from canaryd.troubles import Troubles
 from canaryd.watched import Place, Watched, place, places
 
 log = structlog.get_logger("canaryd.daemon")
@@ -61,6 +63,7 @@ class ClusterDaemon(Base):
         self._stale = True  # the documents must be read again
         self._parting_told: dict[str, str] = {}
         self._lacked = True  # permissions may be missing, as far as is known
+        self._troubles, self._troubled = Troubles(), threading.Lock()
         self._untold: dict[str, str] = {}  # key -> why its status could not be written the last time
         place = wanted.lease.namespace or self.client.namespace
         duration = wanted.lease.duration
@@ -193,17 +196,44 @@ class ClusterDaemon(Base):
         if self.lease.leading:
             self._tick([c for c in self.canaries if c.spec.interval == interval])
 
-    def _tick(self, canaries: Any, *, measure: bool = True) -> None:
+    def _tick(self, canaries: Any, *, measure: bool = True) -> Sequence[Outcome]:
         if not canaries:
-            return
+            return ()
         keys = {c.key for c in canaries}
         if measure:
             self._busy |= keys
         try:
-            super()._tick(canaries, measure=measure)
+            outcomes = super()._tick(canaries, measure=measure)
         finally:
             if measure:
                 self._busy -= keys
+        self._tell_troubles(outcomes)
+        return outcomes
+
+    def _tell_troubles(self, outcomes: Iterable[Outcome]) -> None:
+        """What keeps Canaries from being looked after goes into their condition Ready, and into an Event."""
+        at = now()
+        for outcome in outcomes:
+            key = outcome.canary
+            if key in self._refused:  # Ready says what is wrong with the document
+                continue
+            with self._troubled:
+                text = self._troubles.due(outcome, at)
+                if text is None:
+                    continue
+                self._troubles.told(key, text, at)
+            if text:
+                body = {"severity": "warning"}
+                self._notify(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
+            self._guarded(key, self.store.hold, text)
+
+    def _notify(self, record: Record) -> None:
+        """Told beside the records, which are kept: it may be that nothing can be kept."""
+        for notifier in self.ports.notifiers:
+            try:
+                notifier.notify(record)
+            except NotifyError as e:
+                log.warning("not told", record=record.id, error=str(e))
 
     def _beat(self) -> None:
         """The Lease is the sign of life."""
@@ -228,12 +258,14 @@ class ClusterDaemon(Base):
                 self._index.setdefault(one, set()).add(canary.key)
         self.watched.name_contents(kept)
         self.telemetry.keep(set(self._by_key))
+        with self._troubled:
+            self._troubles.keep(set(self._by_key))
         self._schedule_ticks()
         for key, problems in refused.items():
             if self._refused.get(key) != problems:
                 log.error("document refused", canary=key, problems=list(problems))
             self._guarded(key, self.store.refuse, problems)
-        for key in self._by_key.keys() - refused.keys():
+        for key in self._by_key.keys() - refused.keys() - self._troubles.known:
             self._guarded(key, self.store.accept)
         self._refused = refused
         for there in found:

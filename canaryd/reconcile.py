@@ -319,7 +319,7 @@ class Reconciler:
             state.stable,
         )
         there = seen.route is not None and seen.route.weight == state.weight
-        left_alone = state.contested is not None and seen.at < state.contested
+        left_alone = state.contested is not None and seen.at < state.contested and plan.may_stay(state, seen)
         if not moved and (there or left_alone):
             return False
         return self._write(case, stored, state, adopt=seen.route is not None and seen.route.adoptable)

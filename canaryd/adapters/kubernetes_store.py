@@ -234,15 +234,22 @@ class KubernetesStore:
         self._set(canary, statuses.invalid(problems))
 
     def accept(self, canary: str) -> None:
-        """The document of this generation is valid, and every condition speaks of it. No write when that is so, nor
-        before the first decision. Raises StoreError.
+        """The document of this generation is valid, nothing holds it up, and every condition speaks of it. No write when
+        that is so, nor before the first decision. Raises StoreError.
         """
         found = self._objects.find(canary)
         status = status_of(found)
-        if statuses.is_refused(status) or (
+        if statuses.is_refused(status) or statuses.is_held_up(status) or (
             status.get("version") and status.get("observedGeneration") != generation_of(found)
         ):
             self._set(canary, statuses.valid(), all_of_them=True)
+
+    def hold(self, canary: str, why: str) -> None:
+        """Ready=False with what keeps the Canary from being looked after; "" takes that back. No write when it is so.
+
+        Raises StoreError.
+        """
+        self._set(canary, statuses.held_up(why) if why else statuses.valid())
 
     def condition(self, canary: str, type_: str, status: str, reason: str, message: str) -> None:
         """Sets one condition; no write when it is so already. `status` is True, False or Unknown, `reason` CamelCase.

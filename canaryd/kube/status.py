@@ -20,7 +20,7 @@ from canaryd.model import Answer, Override, Phase, RolloutState, Verdict
 JSON = dict[str, Any]
 
 READY, PROGRESSING, PROMOTED, HEALTHY = "Ready", "Progressing", "Promoted", "Healthy"
-VALID, INVALID = "Valid", "Invalid"  # reasons of Ready
+VALID, INVALID, HELD = "Valid", "Invalid", "Held"  # reasons of Ready
 LONGEST = 1024  # characters of a message
 MOST_CONDITIONS = 16
 
@@ -205,9 +205,18 @@ def invalid(problems: Sequence[object]) -> Condition:
     return Condition(READY, "False", INVALID, "; ".join(str(p) for p in problems))
 
 
+def held_up(why: str) -> Condition:
+    return Condition(READY, "False", HELD, why)
+
+
 def is_refused(status: Mapping[str, Any]) -> bool:
     """It says that the document is wrong."""
     return any(c["type"] == READY and c.get("reason") == INVALID for c in _listed(status.get("conditions")))
+
+
+def is_held_up(status: Mapping[str, Any]) -> bool:
+    """It says what keeps the Canary from being looked after."""
+    return any(c["type"] == READY and c.get("reason") == HELD for c in _listed(status.get("conditions")))
 
 
 def _listed(base: Any) -> list[JSON]:
