@@ -174,6 +174,8 @@ class ClusterDaemon(Base):
             self._reload()
         touched, self._touched = self._touched, set()
         keys = {key for one in touched for key in self._matters_to(one)}
+        for key in keys & self._by_key.keys():
+            self._guarded(key, self.store.reject)
         later = {key for key in keys & self._busy if not self._has_word(key)}
         for key in later:
             namespace, _, name = key.partition("/")

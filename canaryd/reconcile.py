@@ -145,7 +145,10 @@ class Reconciler:
             waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
             if waits:
                 return waits
-            ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
+            given_back = ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
+            if not given_back and self._still_split(canary, state):
+                log.warning("left as it is", canary=canary.key, reason="the route names both workloads, by its owner")
+                return ""
             left = self._restored[canary.key] = now
         if now - left < plan.SETTLE:
             return f"the last requests leave {state.stable}"
@@ -154,6 +157,14 @@ class Reconciler:
             del self._restored[canary.key]
             self._unsaved.pop(canary.key, None)
         return waits
+
+    def _still_split(self, canary: Canary, state: RolloutState) -> bool:
+        """The route was not adopted, and sends requests to workloads that must therefore stay."""
+        try:
+            view = self.ports.router.view(canary.key, canary.spec.route, state.stable, state.canary)
+        except RouteError:
+            return False  # there is no such route any more
+        return view.weight is not None
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────────────────
 

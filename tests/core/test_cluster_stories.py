@@ -379,6 +379,13 @@ def test_a_deleted_canary_keeps_its_route_until_the_plain_service_can_take_every
     assert world.weight() == 0
 
 
+def test_a_route_that_its_owner_wrote_as_a_split_keeps_both_workloads_when_the_canary_is_deleted() -> None:
+    world = adopted()
+    world.router.add("shop/api", "api-stable", "api")
+    assert world.reconciler.remove(world.canaries[0], world.now) == ""
+    assert world.weight() == 0
+
+
 def test_names_of_several_namespaces_do_not_meet() -> None:
     one, two = deployed(), deployed()
     other = two.model_copy(update={"metadata": two.metadata.model_copy(update={"namespace": "lab", "uid": "other"})})
