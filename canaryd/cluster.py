@@ -40,7 +40,8 @@ FINALIZER = "canaryd.io/restore"
 ON_DELETE = "canaryd.io/on-delete"  # annotation: orphan
 PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
 PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
-AGAIN = timedelta(minutes=1)  # how often refused documents and missing permissions are looked at anew
+AGAIN = timedelta(minutes=1)  # how often refused documents are looked at anew
+RIGHTS = timedelta(seconds=3)  # how soon after something was forbidden it is asked what else is
 
 
 class ClusterDaemon(Base):
@@ -62,7 +63,8 @@ class ClusterDaemon(Base):
         self._busy: set[str] = set()  # under a look at the counters right now
         self._stale = True  # the documents must be read again
         self._parting_told: dict[str, str] = {}
-        self._lacked = True  # permissions may be missing, as far as is known
+        self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
+        self._rights_due = 0.0  # on the monotonic clock
         self._troubles, self._troubled = Troubles(), threading.Lock()
         self._untold: dict[str, str] = {}  # key -> why its status could not be written the last time
         place = wanted.lease.namespace or self.client.namespace
@@ -139,6 +141,7 @@ class ClusterDaemon(Base):
         self._every(DELIVERY, "tell", self._tell)
         self._every(PARTING, "parting", self._part)
         self._every(AGAIN, "again", self._look_again)
+        self._every(RIGHTS, "rights", self._check_rights)
         self._every(PRUNE, "prune", self._prune)
         self.scheduler.start()
         log.info("leading", canaries=len(self.canaries))
@@ -298,26 +301,40 @@ class ClusterDaemon(Base):
             log.info("finalizer not set yet", canary=key, reason=str(e))
 
     def _look_again(self) -> None:
-        """What may have become right by itself: permissions, conflicts between documents, finalizers, lost words."""
+        """What may have become right by itself: conflicts between documents, finalizers, words that nobody heard."""
         self._stale = True
-        if not self._doubts():
+        for canary in self.canaries:
+            self._guarded(canary.key, self.store.reject)
+
+    def _check_rights(self) -> None:
+        """Ask, verb by verb, what canaryd may do: at first, while something lacks, and when something was forbidden.
+
+        Where that takes long, because there are many namespaces, it is asked less often.
+        """
+        began = time.monotonic()
+        if began < self._rights_due or not self._doubts():
             return
         missing = self.watched.missing_permissions()
-        if missing:
-            log.error("permissions missing", missing=missing)
+        if missing is None:
+            return
+        took = time.monotonic() - began
+        self._rights_due = began + min(20 * took, AGAIN.total_seconds())
+        if missing != self._missing:
+            (log.error if missing else log.info)("permissions", missing=missing)
         permitted = ("True", "AllGranted", "canaryd may do all that it has to")
         if missing:
             permitted = ("False", "PermissionMissing", "; ".join(missing)[:1000])
-        for canary in self.canaries:
-            self._guarded(canary.key, self.store.reject)
-            if missing or self._lacked:
-                self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
-        self._lacked = bool(missing)
+        for canary in self.canaries if missing or self._missing or self._missing is None else ():
+            self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
+        self._missing = missing
+        self.reconciler.untold.clear()
 
     def _doubts(self) -> bool:
-        """Whether to ask, verb by verb, what canaryd may do: at first, while something lacks, when it was forbidden."""
-        told = (self.watched.trouble(), *self.reconciler.unwritten.values(), *self._untold.values())
-        return self._lacked or any("forbidden" in text for text in told)
+        """Something lacks, as far as is known, or was forbidden."""
+        told = (self.watched.trouble(), *self.reconciler.untold.values(), *self._untold.values())
+        with self._troubled:
+            told = (*told, *self._troubles.texts)
+        return self._missing is None or bool(self._missing) or any("forbidden" in text for text in told)
 
     # ── parting ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -378,6 +395,7 @@ class ClusterDaemon(Base):
             "me": self.holder,
             "version": __version__,
             "trouble": self.watched.trouble(),
+            "missing": list(self._missing or ()),
             "requests": {f"{verb} {what}": n for (verb, what), n in sorted(self.client.requests.items())},
         }
         return web.as_json(200, {**lead, "canaries": states})

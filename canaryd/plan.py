@@ -333,8 +333,10 @@ def _rolling_back(canary: Canary, state: RolloutState, seen: Observation) -> Dec
         return None
     if state.routed is None:
         return Decision(state, DecisionKind.HOLD, f"{canary.name}: rolling back; {_route_words(seen)}")
+    began = next((t.sentence for t in reversed(state.history) if t.phase is Phase.ROLLING_BACK), "")
+    why = began.partition(": ")[2]
     said = (
-        f"{canary.name} rolled back: all traffic is on {state.stable}; "
+        f"{canary.name} rolled back: all traffic is on {state.stable}{f' ({why})' if why else ''}; "
         f"canaryd retry {canary.name} starts {state.revision} again"
     )
     moved = _move(state, seen, said, phase=Phase.ROLLED_BACK, step=state.step, weight=0)

@@ -40,6 +40,11 @@ class Troubles:
         """Canaries with a trouble, told or not."""
         return frozenset(self._held)
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """All troubles there are now."""
+        return tuple(held.text for held in self._held.values())
+
     def due(self, outcome: Outcome, at: datetime) -> str | None:
         """What is to be told of this look: the trouble, "" when it is over, None when nothing. Say `told` afterwards."""
         text = text_of(outcome)
