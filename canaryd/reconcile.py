@@ -424,6 +424,8 @@ def _may_wait(before: RolloutState, after: RolloutState, new: Sequence[Record]) 
     grown = ("ticked", "evidence", "baked", "held", "blind", "sentence", "latest", "decisions", "routed")
     if before.routed is not None and after.routed is None:  # the weight has to be written again
         return False
+    if before.hook is not None and after.hook is not None:  # how far it has come is words
+        after = replace(after, hook=replace(after.hook, detail=before.hook.detail))
     return replace(after, **{name: getattr(before, name) for name in grown}) == before
 
 
