@@ -122,4 +122,3 @@ def set_weight(bench: Bench, name: str, weight: int) -> None:
 def has_weight(bench: Bench, name: str, weight: int, patience: float = 5.0) -> None:
     wanted = {f"{name}-stable": 100 - weight, f"{name}-canary": weight}
     eventually(lambda: weights(bench, name) == wanted, f"{name} to have {wanted}", patience)
-
