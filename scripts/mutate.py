@@ -156,7 +156,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     plan(
         "a hand on the weight is not mentioned",
-        "return state, [(DecisionKind.DRIFT, told)]",
+        "return state, [(DecisionKind.DRIFT, _with_remedy(told, seen) if len(drifts) > 1 else told)]",
         "return state, []",
     ),
     plan(
@@ -272,8 +272,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "return None",
     ),
     deployed("a weight is put back in every quarrel", "len(drifts) > DRIFTS", "len(drifts) > 10**9"),
+    deployed("a raised weight is left alone in a quarrel", "return seen.route.weight < state.weight", "return True"),
     deployed(
-        "a raised weight is left alone in a quarrel", "and found is not None and found < state.weight:", "and True:"
+        "a plain route is left alone while the canary has pods",
+        "and pods is not None and pods.wanted == 0",
+        "and pods is not None",
     ),
     deployed(
         "an upgrade that made stable worse counts as done",
@@ -320,8 +323,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     saving(
         "a weight is not left alone after all",
-        "left_alone = state.contested is not None and seen.at < state.contested",
-        "left_alone = False",
+        "left_alone = state.contested is not None and seen.at < state.contested and",
+        "left_alone = False and",
     ),
     objects("the second Canary of a Deployment has it, too", "for late in rivals[1:]:", "for late in rivals[2:]:"),
     objects(

@@ -364,6 +364,22 @@ def test_looks_are_void_when_somebody_else_has_saved() -> None:
         world.store.save("shop/api", stored.state, stored.version, [])
 
 
+def test_how_far_an_upgrade_has_come_costs_no_save_of_its_own_but_its_end_does() -> None:
+    world = releasing(adopted(rps=400, save_every=100))
+    world.workloads.upgrades("shop/api", HookStatus.OWED, detail="0 of 3 pods")
+    world.until("Promoting")
+    world.tick(measure=False)
+    before = world.store.load("shop/api").version
+    for ready in (1, 2, 3):
+        world.workloads.upgrades("shop/api", HookStatus.OWED, detail=f"{ready} of 3 pods")
+        world.tick(measure=False)
+    assert world.store.load("shop/api").version == before
+    assert "3 of 3 pods" in world.reconciler._load(world.canaries[0]).state.sentence  # type: ignore[union-attr]
+    world.workloads.upgrades("shop/api", HookStatus.DONE)
+    world.tick(measure=False)
+    assert world.store.load("shop/api").version > before
+
+
 # ── farewell ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
