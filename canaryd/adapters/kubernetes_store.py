@@ -238,18 +238,20 @@ class KubernetesStore:
         self._set(canary, statuses.invalid(problems))
 
     def accept(self, canary: str) -> None:
-        """The document of this generation is valid, nothing holds it up, and every condition speaks of it. No write when
-        that is so, nor before the first decision. Raises StoreError.
+        """The document of this generation is valid, nothing holds it up, and every condition speaks of it. No write
+        when that is so, nor before the first decision. Raises StoreError.
         """
         found = self._objects.find(canary)
         status = status_of(found)
-        if statuses.is_refused(status) or statuses.is_held_up(status) or (
-            status.get("version") and status.get("observedGeneration") != generation_of(found)
+        if (
+            statuses.is_refused(status)
+            or statuses.is_held_up(status)
+            or (status.get("version") and status.get("observedGeneration") != generation_of(found))
         ):
             self._set(canary, statuses.valid(), all_of_them=True)
 
     def hold(self, canary: str, why: str) -> None:
-        """Ready=False with what keeps the Canary from being looked after; "" takes that back. No write when it is so.
+        """Ready=False with what keeps the Canary from being looked after; "" takes that back. No write when so already.
 
         Raises StoreError.
         """
@@ -332,8 +334,8 @@ class KubernetesStore:
                 del self._unkept[uid]
                 return
         raise StoreError(
-            f"{key_of(found)}: the API server did not keep status.version and status.state: the definition of the Canary"
-            " resource (CRD) is not that of this canaryd. Nothing is decided until that is put right"
+            f"{key_of(found)}: the API server did not keep status.version and status.state: the definition of the"
+            " Canary resource (CRD) is not that of this canaryd. Nothing is decided until that is put right"
             " (canaryd manifests crd | kubectl apply --server-side --force-conflicts -f -)"
         )
 
