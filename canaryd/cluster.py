@@ -67,6 +67,7 @@ class ClusterDaemon(Base):
         self._rights_due = 0.0  # on the monotonic clock
         self._troubles, self._troubled = Troubles(), threading.Lock()
         self._untold: dict[str, str] = {}  # key -> why its status could not be written the last time
+        self._unguarded: dict[str, str] = {}  # key -> why its finalizer could not be set
         place = wanted.lease.namespace or self.client.namespace
         duration = wanted.lease.duration
         self.lease = Lease(
@@ -257,6 +258,8 @@ class ClusterDaemon(Base):
             refused[key] = (*refused.get(key, ()), *problems)
         kept = tuple(c for c in loaded.canaries if c.key not in conflicts or c.key in self._by_key)
         self._by_key = {c.key: c for c in kept}
+        for gone in self._unguarded.keys() - self._by_key.keys():
+            del self._unguarded[gone]
         self.canaries = kept
         self._index = {}
         for canary in kept:
@@ -298,8 +301,10 @@ class ClusterDaemon(Base):
         change = {"finalizers": [*held, FINALIZER], "resourceVersion": found["metadata"]["resourceVersion"]}
         try:
             self.watched.canaries.put(self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge"))
+            self._unguarded.pop(key, None)
         except KubeError as e:
             log.info("finalizer not set yet", canary=key, reason=str(e))
+            self._unguarded[key] = str(e)
 
     def _look_again(self) -> None:
         """What may have become right by itself: conflicts between documents, finalizers, words that nobody heard."""
@@ -332,7 +337,12 @@ class ClusterDaemon(Base):
 
     def _doubts(self) -> bool:
         """Something lacks, as far as is known, or was forbidden."""
-        told = (self.watched.trouble(), *self.reconciler.untold.values(), *self._untold.values())
+        told = (
+            self.watched.trouble(),
+            *self.reconciler.untold.values(),
+            *self._untold.values(),
+            *self._unguarded.values(),
+        )
         with self._troubled:
             told = (*told, *self._troubles.texts)
         return self._missing is None or bool(self._missing) or any("forbidden" in text for text in told)
