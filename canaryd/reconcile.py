@@ -80,7 +80,9 @@ class Reconciler:
         """`save_every`: how many looks that decided nothing share one save."""
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
         self._unsaved: dict[str, _Unsaved] = {}
-        self.unwritten: dict[str, str] = {}  # key -> why its route or workloads could not be written the last time
+        self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
+        self._unshaped: dict[str, str] = {}  # the same of its workloads
+        self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
@@ -114,6 +116,7 @@ class Reconciler:
                     notifier.notify(record)
             except NotifyError as e:
                 stuck.add(record.canary)
+                self.untold[record.canary] = str(e)
                 log.warning("not told", record=record.id, error=str(e))
                 continue
             self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
@@ -145,7 +148,10 @@ class Reconciler:
             waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
             if waits:
                 return waits
-            ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
+            given_back = ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
+            if not given_back and self._still_split(canary, state):
+                log.warning("left as it is", canary=canary.key, reason="the route names both workloads, by its owner")
+                return ""
             left = self._restored[canary.key] = now
         if now - left < plan.SETTLE:
             return f"the last requests leave {state.stable}"
@@ -154,6 +160,14 @@ class Reconciler:
             del self._restored[canary.key]
             self._unsaved.pop(canary.key, None)
         return waits
+
+    def _still_split(self, canary: Canary, state: RolloutState) -> bool:
+        """The route was not adopted, and sends requests to workloads that must therefore stay."""
+        try:
+            view = self.ports.router.view(canary.key, canary.spec.route, state.stable, state.canary)
+        except RouteError:
+            return False  # there is no such route any more
+        return view.weight is not None
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -241,8 +255,8 @@ class Reconciler:
     def _settle(self, case: _Case, now: datetime) -> Outcome:
         """Decide until nothing follows at once; each decision is saved before it is routed."""
         stored, kinds = case.stored, []
-        if why := self.unwritten.get(case.canary.key):
-            case.trouble.append(why)
+        key = case.canary.key
+        case.trouble += [why for why in (self._unrouted.get(key), self._unshaped.get(key)) if why]
         seen = _observation(case, stored, now, self.tell_again)
         for _ in range(PASSES):
             before = stored.state
@@ -319,7 +333,9 @@ class Reconciler:
             state.stable,
         )
         there = seen.route is not None and seen.route.weight == state.weight
-        left_alone = state.contested is not None and seen.at < state.contested
+        left_alone = state.contested is not None and seen.at < state.contested and plan.may_stay(state, seen)
+        if there:
+            self._unrouted.pop(case.canary.key, None)
         if not moved and (there or left_alone):
             return False
         return self._write(case, stored, state, adopt=seen.route is not None and seen.route.adoptable)
@@ -346,9 +362,9 @@ class Reconciler:
             raise
         except RouteError as e:
             log.warning("not routed", canary=key, weight=state.weight, error=str(e))
-            self.unwritten[key] = str(e)
+            self._unrouted[key] = str(e)
             return False
-        self.unwritten.pop(key, None)
+        self._unrouted.pop(key, None)
         return True
 
     def _shape(self, case: _Case, stored: Stored, now: datetime) -> None:
@@ -362,8 +378,9 @@ class Reconciler:
             raise
         except WorkloadError as e:
             log.warning("not shaped", canary=case.canary.key, error=str(e))
-            self.unwritten[case.canary.key] = str(e)
+            self._unshaped[case.canary.key] = str(e)
             return
+        self._unshaped.pop(case.canary.key, None)
         for text in done:
             log.info("shaped", canary=case.canary.key, did=text)
 
@@ -407,6 +424,8 @@ def _may_wait(before: RolloutState, after: RolloutState, new: Sequence[Record]) 
     grown = ("ticked", "evidence", "baked", "held", "blind", "sentence", "latest", "decisions", "routed")
     if before.routed is not None and after.routed is None:  # the weight has to be written again
         return False
+    if before.hook is not None and after.hook is not None:  # how far it has come is words
+        after = replace(after, hook=replace(after.hook, detail=before.hook.detail))
     return replace(after, **{name: getattr(before, name) for name in grown}) == before
 
 

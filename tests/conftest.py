@@ -10,6 +10,8 @@ import pytest
 
 from canaryd.demo import envoy, prometheus
 
+pytest.register_assert_rewrite("router_promises")  # tests that several modules share
+
 # Who starts the tests in the background (nohup, some build servers) ignores Ctrl-C, and every child would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)

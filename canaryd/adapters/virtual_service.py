@@ -24,7 +24,7 @@ def full_host(host: str, namespace: str, domain: str = "cluster.local") -> str:
     """
     host = host.lower().rstrip(".")
     name, *rest = host.split(".")
-    if rest in ([], [namespace], [namespace, "svc"]) and name and name != "*":
+    if rest in ([], [namespace]) and name and name != "*":
         return f"{name}.{namespace}.svc.{domain}"
     return f"{host}.{domain}" if rest[1:] == ["svc"] else host
 

@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 TIMEOUT = timedelta(seconds=10)  # of one request: a person waits
 COMPLETION = timedelta(seconds=2)  # of the shell's question for names, as a whole
-SYNC = timedelta(seconds=10)
+SYNC, GLANCE = timedelta(seconds=10), timedelta(seconds=0.2)
+HOPELESS = ("forbidden", "unauthorized", "not served")  # beginnings of what waiting does not change
 LOOK_AT_LEASE = LOOK_AT_TEMPLATE = 5.0  # seconds between two looks
 
 
@@ -104,11 +105,13 @@ class Canaries:
             self._client, CANARIES, namespaces=namespaces, fields=f"metadata.name={name}" if name else ""
         )
         informer.start()
-        if not informer.wait_synced(SYNC):
+        deadline = time.monotonic() + SYNC.total_seconds()
+        while not informer.wait_synced(GLANCE):
             trouble = informer.trouble()
-            informer.stop()
-            self._client.list(CANARIES, namespace)  # raises what is the matter, as an error of its kind
-            raise KubeError(trouble or f"the Canaries could not be listed within {SYNC.total_seconds():g} s")
+            if time.monotonic() > deadline or trouble.startswith(HOPELESS):
+                informer.stop()
+                self._client.list(CANARIES, namespace)  # raises what is the matter, as an error of its kind
+                raise KubeError(trouble or f"the Canaries could not be listed within {SYNC.total_seconds():g} s")
         self._informer = informer
 
     def close(self) -> None:

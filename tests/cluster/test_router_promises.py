@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-
-pytest.register_assert_rewrite("router_promises")
-from bench import Bench  # noqa: E402
-from route_scenes import SCENES  # noqa: E402
-from router_promises import *  # noqa: E402, F403
-from router_promises import Scene  # noqa: E402
+from bench import Bench
+from route_scenes import SCENES
+from router_promises import *  # noqa: F403
+from router_promises import Scene
 
 
 @pytest.fixture(params=SCENES.values(), ids=SCENES.keys())

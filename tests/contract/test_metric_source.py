@@ -21,12 +21,13 @@ import pytest
 
 from canaryd.adapters import METRIC_SOURCES
 from canaryd.adapters.memory import MemoryMetrics
+from canaryd.adapters.per_server import PerServerSource
 from canaryd.adapters.prometheus import PrometheusSource, filled_in
 from canaryd.adapters.scrape import ScrapeSource
 from canaryd.errors import SourceError
 from canaryd.model import Arm, CounterKey, Reading
 from canaryd.policy import ErrorSource
-from canaryd.ports import CountsQuery, MetricSource, Template
+from canaryd.ports import CountsAnswer, CountsQuery, MetricSource, Template
 
 STEP = timedelta(seconds=2)
 T1 = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=UTC)
@@ -222,7 +223,29 @@ def memory_rig(frames: Frames) -> Iterator[MetricSource]:
     yield world
 
 
-RIGS = {"memory": memory_rig, "prometheus": prometheus_rig, "scrape": scrape_rig}
+class OfItsOwn:
+    """Asks a server of the canary's own whatever it is asked."""
+
+    def __init__(self, source: MetricSource, url: str) -> None:
+        self._source, self._url = source, url
+        self.remembers, self.simultaneous = source.remembers, source.simultaneous
+        self.lag, self.settle = source.lag, source.settle
+
+    def read(self, queries: Sequence[CountsQuery]) -> Mapping[str, CountsAnswer]:
+        return self._source.read([replace(query, server=self._url) for query in queries])
+
+
+@contextmanager
+def per_server_rig(frames: Frames) -> Iterator[MetricSource]:
+    def made(url: str) -> MetricSource:
+        return PrometheusSource(url, timeout=5 * SECOND)
+
+    with Server(matrix(frames)) as server:
+        own = made("http://127.0.0.1:1")  # nobody is there
+        yield OfItsOwn(PerServerSource(own, made, patience=5 * SECOND), f"http://127.0.0.1:{server.port}")
+
+
+RIGS = {"memory": memory_rig, "perServer": per_server_rig, "prometheus": prometheus_rig, "scrape": scrape_rig}
 
 
 @pytest.fixture(params=sorted(METRIC_SOURCES))

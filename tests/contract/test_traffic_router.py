@@ -7,16 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from router_promises import *  # noqa: F403
+from router_promises import BLUE, GREEN, Scene
 
-pytest.register_assert_rewrite("router_promises")
-from router_promises import *  # noqa: E402, F403
-from router_promises import BLUE, GREEN, Scene  # noqa: E402
-
-from canaryd.adapters.envoy_file import EnvoyFileRouter  # noqa: E402
-from canaryd.adapters.memory import MemoryRouter  # noqa: E402
-from canaryd.model import RouteView  # noqa: E402
-from canaryd.policy import EnvoyFile, Route  # noqa: E402
-from canaryd.ports import TrafficRouter  # noqa: E402
+from canaryd.adapters.envoy_file import EnvoyFileRouter
+from canaryd.adapters.memory import MemoryRouter
+from canaryd.model import RouteView
+from canaryd.policy import EnvoyFile, Route
+from canaryd.ports import TrafficRouter
 
 FILE = """\
 version_info: "0"

@@ -309,10 +309,10 @@ def test_what_others_changed_in_an_adopted_route_survives_its_restoration() -> N
 
 def test_a_route_that_moved_since_it_was_adopted_is_restored_where_it_is() -> None:
     obj = adopted_service()
-    obj["spec"]["http"] = [{"route": [to("web")]}, *reversed(obj["spec"]["http"])]
+    obj["spec"]["http"] = [{"route": [to("web")]}, {"route": [to("web")]}, *reversed(obj["spec"]["http"])]
     operations, _ = restoring(ISTIO, obj, ARMS, "shop/api")
     hosts = [[e["destination"]["host"] for e in r["route"]] for r in patched(obj, operations)["spec"]["http"]]
-    assert hosts == [["web"], ["api"], ["api"]]
+    assert hosts == [["web"], ["web"], ["api"], ["api"]]
 
 
 def test_a_route_that_is_gone_or_sends_elsewhere_now_does_not_hinder_the_restoration() -> None:
