@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -50,6 +50,7 @@ class Saved:
     state: RolloutState
     steps: tuple[int, ...]  # weights of the plan at that time
     at: datetime
+    own: bool = True  # seen when it was saved, not only in the answer to a later write that left the state alone
 
     def __str__(self) -> str:
         state = self.state
@@ -105,7 +106,7 @@ class _Saves:
     """Saves of one Canary, as the log has them."""
 
     name: str
-    done: list[tuple[int, JSON, datetime]] = field(default_factory=list)  # (etcd's revision, object, when)
+    done: list[tuple[int, Request]] = field(default_factory=list)  # (etcd's revision, request)
     unsure: list[tuple[JSON, Request]] = field(default_factory=list)  # (status, request)
 
 
@@ -117,7 +118,7 @@ def _saves(requests: Sequence[Request], account: str) -> dict[str, _Saves]:
         if 200 <= request.status < 300:
             meta = request.answer["metadata"]
             saves = found.setdefault(meta["uid"], _Saves(f"{meta['namespace']}/{meta['name']}"))
-            saves.done.append((int(meta["resourceVersion"]), request.answer, request.done))
+            saves.done.append((int(meta["resourceVersion"]), request))
         elif not 400 <= request.status < 500:
             uid, status = _meant(request.body)
             if uid and status:
@@ -144,6 +145,12 @@ def _history(uid: str, saves: _Saves, report: Report, outages: Sequence[datetime
                 report.violations.append(f"{saves.name}: {saved} was saved twice, with different states")
             continue
         report.saves += 1
+        if before is not None and not saved.own:
+            if any(before.at <= outage <= saved.at for outage in outages):
+                report.unanswered += 1
+                saved = replace(saved, revision=before.revision)  # at some time since then
+            else:
+                report.violations.append(f"{saves.name}: {saved} is there, but nobody saved it")
         if before is not None and _is_hidden(before, saved, outages):
             report.unanswered += 1
             report.unseen.add((uid, before.version + 1))
@@ -168,7 +175,8 @@ def _in_order(saves: _Saves, report: Report) -> Iterator[Saved]:
     last = 0
     unsure = {int(status.get("version", 0)): status for status, _ in saves.unsure}
     seen: set[int] = set()
-    for revision, obj, at in sorted(saves.done, key=lambda one: one[0]):
+    for revision, request in sorted(saves.done, key=lambda one: one[0]):
+        obj, at = request.answer, request.done
         if revision in seen:  # a patch that changed nothing
             continue
         seen.add(revision)
@@ -180,11 +188,12 @@ def _in_order(saves: _Saves, report: Report) -> Iterator[Saved]:
                 yield from _unpacked(saves.name, unsure[missing], (revision - 1, at), steps, report)
         last = max(last, version)
         if version:
-            yield from _unpacked(saves.name, obj["status"], (revision, at), steps, report)
+            own = _meant(request.body)[1].get("version") == version
+            yield from _unpacked(saves.name, obj["status"], (revision, at), steps, report, own=own)
 
 
 def _unpacked(
-    name: str, status: JSON, when: tuple[int, datetime], steps: tuple[int, ...], report: Report
+    name: str, status: JSON, when: tuple[int, datetime], steps: tuple[int, ...], report: Report, *, own: bool = True
 ) -> Iterator[Saved]:
     try:
         found = held(status)
@@ -192,7 +201,7 @@ def _unpacked(
         report.violations.append(f"{name}: a status was saved that cannot be read: {e}")
         return
     if found.state is not None:
-        yield Saved(when[0], found.version, found.state, steps, when[1])
+        yield Saved(when[0], found.version, found.state, steps, when[1], own)
 
 
 def _steps(obj: JSON) -> tuple[int, ...]:
