@@ -83,6 +83,7 @@ class Reconciler:
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
         self._unshaped: dict[str, str] = {}  # the same of its workloads
         self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
+        self._heard: dict[str, int] = {}  # records owed to some notifiers only -> how many have it
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
@@ -112,14 +113,16 @@ class Reconciler:
             if record.canary in stuck:
                 continue
             try:
-                for notifier in self.ports.notifiers:
+                for notifier in self.ports.notifiers[self._heard.get(record.id, 0) :]:
                     notifier.notify(record)
+                    self._heard[record.id] = self._heard.get(record.id, 0) + 1
             except NotifyError as e:
                 stuck.add(record.canary)
                 self.untold[record.canary] = str(e)
                 log.warning("not told", record=record.id, error=str(e))
                 continue
             self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
+            self._heard.pop(record.id, None)
             told += 1
         return told
 

@@ -179,6 +179,8 @@ class DeploymentWorkloads:
             world = self._world(canary, state)
             self._not_anothers(world)
             self._not_stale(world, version)
+            if done := self._carry_out(world, self._put_back(world, version), version, now):
+                return done  # the rest is due when that has been seen
             due = [
                 *self._recreated(world, version),
                 *writes(self._with_pins(world), version=version, now=now, grace=self._grace),
@@ -367,6 +369,12 @@ class DeploymentWorkloads:
             return []
         pin = self._pins(world).get(objects.pin_name(world.doc.name, world.state.stable_revision))
         return promote.recreated(world, pin, version)
+
+    def _put_back(self, world: World, version: int) -> list[Write]:
+        if not promote.is_astray(world):
+            return []
+        pin = self._pins(world).get(objects.pin_name(world.doc.name, world.state.stable_revision))
+        return [promote.put_back(world, pin, version)] if pin is not None else []
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -72,6 +72,7 @@ class Canaryd:
     bench: Bench
     directory: Path
     settings: Mapping[str, Any]
+    kubeconfig: Path | None = None  # instead of those of the identities
     replicas: list[Replica] = field(default_factory=list)
     started: int = 0
 
@@ -79,7 +80,7 @@ class Canaryd:
         self.started += 1
         port = 9100 + self.started
         whole = {**self.settings, **settings, "web": {"listen": f"127.0.0.1:{port}"}}
-        whole["cluster"] = {**whole["cluster"], "kubeconfig": str(self.bench.kubeconfig(identity))}
+        whole["cluster"] = {**whole["cluster"], "kubeconfig": str(self.kubeconfig or self.bench.kubeconfig(identity))}
         file = self.directory / f"canaryd-{self.started}.yaml"
         file.write_text(json.dumps(whole))
         argv = [sys.executable, "-m", "canaryd", "run", "--config", str(file)]
@@ -217,9 +218,11 @@ def canaryd(bench: Bench, directory: Path, wanted: Mapping[str, Any], replicas: 
         whole.stop()
 
 
-def service(bench: Bench, name: str, *, rps: float = 0, image: str = "demo/app:v1", **spec: Any) -> Service:
+def service(
+    bench: Bench, name: str, *, rps: float = 0, image: str = "demo/app:v1", replicas: int = 3, **spec: Any
+) -> Service:
     """A running service under load, with its Canary."""
-    app = bench.app(name, image)
+    app = bench.app(name, image, replicas)
     one = Service(bench, name, app)
     if rps:
         one.load = bench.load(rps, f"{name}.{NAMESPACE}.svc.cluster.local")
