@@ -90,7 +90,7 @@ class Scenes:
     def _outage(self, one: Service, told: list[str], began: float) -> None:
         """Prometheus dies at the second step and comes back a minute later."""
         while one.status().get("weight", {}).get("desired") != STEPS[1]:
-            if one.phase() not in ("Waiting", "Progressing") or time.time() - began > PATIENCE:
+            if one.phase() in ("Succeeded", "RolledBack") or time.time() - began > PATIENCE:
                 raise SystemExit(f"outage: the second step was never reached: {one.status()}")
             time.sleep(0.2)
         self.prometheus.child.kill()
