@@ -389,7 +389,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--interval", type=int, default=10, help="of the Canaries, in seconds (default: 10)")
     parser.add_argument("--record", type=Path, help="write the lines of `kubectl get canary -w` to this file")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     try:
         build_tools(console)
     except LabError as e:
