@@ -12,7 +12,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,14 +22,16 @@ import structlog
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
 from canaryd.config.objects import canary_of, key_of, read_objects
-from canaryd.errors import CanarydError, KubeError
+from canaryd.errors import CanarydError, KubeError, NotifyError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
 from canaryd.kube.kinds import CANARIES
 from canaryd.kube.lease import Lease
+from canaryd.model import DecisionKind, Record
 from canaryd.policy import Canary, OnDelete
 from canaryd.process import DELIVERY, INBOX, PRUNE, Base, new_scheduler, now
-from canaryd.reconcile import Reconciler
+from canaryd.reconcile import Outcome, Reconciler
+from canaryd.troubles import Troubles
 from canaryd.watched import Place, Watched, place, places
 
 log = structlog.get_logger("canaryd.daemon")
@@ -38,7 +40,8 @@ FINALIZER = "canaryd.io/restore"
 ON_DELETE = "canaryd.io/on-delete"  # annotation: orphan
 PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
 PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
-AGAIN = timedelta(minutes=1)  # how often refused documents and missing permissions are looked at anew
+AGAIN = timedelta(minutes=1)  # how often refused documents are looked at anew
+RIGHTS = timedelta(seconds=3)  # how soon after something was forbidden it is asked what else is
 
 
 class ClusterDaemon(Base):
@@ -60,7 +63,9 @@ class ClusterDaemon(Base):
         self._busy: set[str] = set()  # under a look at the counters right now
         self._stale = True  # the documents must be read again
         self._parting_told: dict[str, str] = {}
-        self._lacked = True  # permissions may be missing, as far as is known
+        self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
+        self._rights_due = 0.0  # on the monotonic clock
+        self._troubles, self._troubled = Troubles(), threading.Lock()
         self._untold: dict[str, str] = {}  # key -> why its status could not be written the last time
         place = wanted.lease.namespace or self.client.namespace
         duration = wanted.lease.duration
@@ -136,6 +141,7 @@ class ClusterDaemon(Base):
         self._every(DELIVERY, "tell", self._tell)
         self._every(PARTING, "parting", self._part)
         self._every(AGAIN, "again", self._look_again)
+        self._every(RIGHTS, "rights", self._check_rights)
         self._every(PRUNE, "prune", self._prune)
         self.scheduler.start()
         log.info("leading", canaries=len(self.canaries))
@@ -143,6 +149,7 @@ class ClusterDaemon(Base):
             pass
         self.leading.clear()
         self.telemetry.leading.set(0)
+        self.telemetry.keep(set())  # whoever leads next speaks of the canaries
         if self.stopping.is_set():
             log.info("stopping", reason="asked to; the tick under way is finished")
         else:
@@ -195,17 +202,44 @@ class ClusterDaemon(Base):
         if self.lease.leading:
             self._tick([c for c in self.canaries if c.spec.interval == interval])
 
-    def _tick(self, canaries: Any, *, measure: bool = True) -> None:
+    def _tick(self, canaries: Any, *, measure: bool = True) -> Sequence[Outcome]:
         if not canaries:
-            return
+            return ()
         keys = {c.key for c in canaries}
         if measure:
             self._busy |= keys
         try:
-            super()._tick(canaries, measure=measure)
+            outcomes = super()._tick(canaries, measure=measure)
         finally:
             if measure:
                 self._busy -= keys
+        self._tell_troubles(outcomes)
+        return outcomes
+
+    def _tell_troubles(self, outcomes: Iterable[Outcome]) -> None:
+        """What keeps Canaries from being looked after goes into their condition Ready, and into an Event."""
+        at = now()
+        for outcome in outcomes:
+            key = outcome.canary
+            if key in self._refused:  # Ready says what is wrong with the document
+                continue
+            with self._troubled:
+                text = self._troubles.due(outcome, at)
+                if text is None:
+                    continue
+                self._troubles.told(key, text, at)
+            if text:
+                body = {"severity": "warning"}
+                self._notify(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
+            self._guarded(key, self.store.hold, text)
+
+    def _notify(self, record: Record) -> None:
+        """Told beside the records, which are kept: it may be that nothing can be kept."""
+        for notifier in self.ports.notifiers:
+            try:
+                notifier.notify(record)
+            except NotifyError as e:
+                log.warning("not told", record=record.id, error=str(e))
 
     def _beat(self) -> None:
         """The Lease is the sign of life."""
@@ -230,12 +264,14 @@ class ClusterDaemon(Base):
                 self._index.setdefault(one, set()).add(canary.key)
         self.watched.name_contents(kept)
         self.telemetry.keep(set(self._by_key))
+        with self._troubled:
+            self._troubles.keep(set(self._by_key))
         self._schedule_ticks()
         for key, problems in refused.items():
             if self._refused.get(key) != problems:
                 log.error("document refused", canary=key, problems=list(problems))
             self._guarded(key, self.store.refuse, problems)
-        for key in self._by_key.keys() - refused.keys():
+        for key in self._by_key.keys() - refused.keys() - self._troubles.known:
             self._guarded(key, self.store.accept)
         self._refused = refused
         for there in found:
@@ -266,26 +302,40 @@ class ClusterDaemon(Base):
             log.info("finalizer not set yet", canary=key, reason=str(e))
 
     def _look_again(self) -> None:
-        """What may have become right by itself: permissions, conflicts between documents, finalizers, lost words."""
+        """What may have become right by itself: conflicts between documents, finalizers, words that nobody heard."""
         self._stale = True
-        if not self._doubts():
+        for canary in self.canaries:
+            self._guarded(canary.key, self.store.reject)
+
+    def _check_rights(self) -> None:
+        """Ask, verb by verb, what canaryd may do: at first, while something lacks, and when something was forbidden.
+
+        Where that takes long, because there are many namespaces, it is asked less often.
+        """
+        began = time.monotonic()
+        if began < self._rights_due or not self._doubts():
             return
         missing = self.watched.missing_permissions()
-        if missing:
-            log.error("permissions missing", missing=missing)
+        if missing is None:
+            return
+        took = time.monotonic() - began
+        self._rights_due = began + min(20 * took, AGAIN.total_seconds())
+        if missing != self._missing:
+            (log.error if missing else log.info)("permissions", missing=missing)
         permitted = ("True", "AllGranted", "canaryd may do all that it has to")
         if missing:
             permitted = ("False", "PermissionMissing", "; ".join(missing)[:1000])
-        for canary in self.canaries:
-            self._guarded(canary.key, self.store.reject)
-            if missing or self._lacked:
-                self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
-        self._lacked = bool(missing)
+        for canary in self.canaries if missing or self._missing or self._missing is None else ():
+            self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
+        self._missing = missing
+        self.reconciler.untold.clear()
 
     def _doubts(self) -> bool:
-        """Whether to ask, verb by verb, what canaryd may do: at first, while something lacks, when it was forbidden."""
-        told = (self.watched.trouble(), *self.reconciler.unwritten.values(), *self._untold.values())
-        return self._lacked or any("forbidden" in text for text in told)
+        """Something lacks, as far as is known, or was forbidden."""
+        told = (self.watched.trouble(), *self.reconciler.untold.values(), *self._untold.values())
+        with self._troubled:
+            told = (*told, *self._troubles.texts)
+        return self._missing is None or bool(self._missing) or any("forbidden" in text for text in told)
 
     # ── parting ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -346,6 +396,7 @@ class ClusterDaemon(Base):
             "me": self.holder,
             "version": __version__,
             "trouble": self.watched.trouble(),
+            "missing": list(self._missing or ()),
             "requests": {f"{verb} {what}": n for (verb, what), n in sorted(self.client.requests.items())},
         }
         return web.as_json(200, {**lead, "canaries": states})

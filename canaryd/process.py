@@ -27,7 +27,7 @@ from canaryd.errors import CanarydError
 from canaryd.measure import grid_floor
 from canaryd.policy import Canary
 from canaryd.ports import Ports
-from canaryd.reconcile import Reconciler
+from canaryd.reconcile import Outcome, Reconciler
 
 log = structlog.get_logger("canaryd.daemon")
 
@@ -132,13 +132,14 @@ class Base(ABC):
     def _tick_interval(self, interval: timedelta) -> None:
         self._tick([c for c in self.canaries if c.spec.interval == interval])
 
-    def _tick(self, canaries: Sequence[Canary], *, measure: bool = True) -> None:
+    def _tick(self, canaries: Sequence[Canary], *, measure: bool = True) -> Sequence[Outcome]:
         began, at = time.monotonic(), now()
         outcomes = self.reconciler.tick(canaries, at, measure=measure)
         self.last_tick = time.monotonic()
         self.telemetry.ticked(outcomes, self.last_tick - began, at)
         if measure:
             self._beat()
+        return outcomes
 
     @abstractmethod
     def _beat(self) -> None:

@@ -126,7 +126,9 @@ def check(paths: Iterable[str | os.PathLike[str]], settings: Settings | None = N
 
 
 def _follow(settings: Settings, root: Path, reading: _Reading) -> None:
-    """Read the Canaries that the settings name."""
+    """Read the Canaries that the settings name; in a cluster they are resources, and no file is one."""
+    if settings.mode == "cluster":
+        return
     for pattern in settings.canaries:
         place = str(root / pattern)
         if os.path.isdir(place):

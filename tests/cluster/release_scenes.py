@@ -51,6 +51,7 @@ class Replica:
 
     child: Child
     port: int
+    identity: str = "canaryd"
 
     def page(self, path: str = "/status") -> Any:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
@@ -83,7 +84,7 @@ class Canaryd:
         file.write_text(json.dumps(whole))
         argv = [sys.executable, "-m", "canaryd", "run", "--config", str(file)]
         child = self.bench.nursery.start(f"canaryd-{self.directory.name}-{self.started}", argv)
-        replica = Replica(child, port)
+        replica = Replica(child, port, identity)
         self.replicas.append(replica)
         return replica
 

@@ -188,6 +188,11 @@ BROKEN = [
         replace(READY, canary=Pods(wanted=3, ready=2, restarts=4)), "4 restarts of api, 0 of api-stable", id="restarts"
     ),
     pytest.param(
+        replace(READY, canary=Pods(wanted=1, ready=1, restarts=4), stable=Pods(wanted=10, ready=10, restarts=3)),
+        "4 restarts of api, 3 of api-stable",
+        id="restarts-of-a-single-pod",
+    ),
+    pytest.param(
         replace(READY, ready=False, gone="Deployment shop/api does not exist"),
         "Deployment shop/api does not exist",
         id="gone",
