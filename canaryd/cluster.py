@@ -12,10 +12,10 @@ import secrets
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -31,6 +31,7 @@ from canaryd.model import DecisionKind, Record
 from canaryd.policy import Canary, OnDelete
 from canaryd.process import DELIVERY, INBOX, PRUNE, Base, new_scheduler, now
 from canaryd.reconcile import Outcome, Reconciler
+from canaryd.resting import Resting
 from canaryd.troubles import Troubles
 from canaryd.watched import Place, Watched, place, places
 
@@ -53,7 +54,7 @@ class ClusterDaemon(Base):
         self.client = self._connect("canaryd")
         self.holder = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{secrets.token_hex(4)}"
         self._changed = threading.Event()
-        self._touched: set[Place] = set()  # (plural, namespace, name) of objects that changed
+        self._touched: deque[Place] = deque()  # (plural, namespace, name) of objects that changed
         self.watched = Watched(self.client, wanted, self._touch)
         self.store = wiring.cluster_store(self.client, self.watched)
         self.ports = wiring.cluster(settings, self.client, self.watched, self.store)
@@ -61,12 +62,15 @@ class ClusterDaemon(Base):
         self._index: dict[Place, set[str]] = {}  # watched object -> keys of the Canaries it matters to
         self._by_key: dict[str, Canary] = {}
         self._busy: set[str] = set()  # under a look at the counters right now
+        self._resting = Resting()
+        self._turns = threading.Lock()  # of the line above
         self._stale = True  # the documents must be read again
         self._parting_told: dict[str, str] = {}
         self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
         self._rights_due = 0.0  # on the monotonic clock
         self._troubles, self._troubled = Troubles(), threading.Lock()
         self._untold: dict[str, str] = {}  # key -> why its status could not be written the last time
+        self._unguarded: dict[str, str] = {}  # key -> why its finalizer could not be set
         place = wanted.lease.namespace or self.client.namespace
         duration = wanted.lease.duration
         self.lease = Lease(
@@ -133,7 +137,7 @@ class ClusterDaemon(Base):
         settings = self.settings
         self.reconciler = Reconciler(self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every)
         self.scheduler = new_scheduler()
-        self._jobs, self._stale = frozenset(), True
+        self._jobs, self._stale, self._resting = frozenset(), True, Resting()
         self.leading.set()
         self.telemetry.leading.set(1)
         self._reload()
@@ -166,7 +170,7 @@ class ClusterDaemon(Base):
 
     def _touch(self, plural: str, old: JSON | None, new: JSON | None) -> None:
         """Called by the watches: only notes what it was."""
-        self._touched.add(place(plural, new or old or {}))
+        self._touched.extend({place(plural, obj) for obj in (old, new) if obj is not None})
         if plural == CANARIES.plural and _is_document(old, new):
             self._stale = True
 
@@ -176,14 +180,14 @@ class ClusterDaemon(Base):
             return
         if self._stale:
             self._reload()
-        touched, self._touched = self._touched, set()
+        touched = {self._touched.popleft() for _ in range(len(self._touched))}  # the watches go on adding
         keys = {key for one in touched for key in self._matters_to(one)}
         for key in keys & self._by_key.keys():
             self._guarded(key, self.store.reject)
         later = {key for key in keys & self._busy if not self._has_word(key)}
         for key in later:
             namespace, _, name = key.partition("/")
-            self._touched.add((CANARIES.plural, namespace, name))
+            self._touched.append((CANARIES.plural, namespace, name))
         self._tick([self._by_key[key] for key in sorted(keys - later) if key in self._by_key], measure=False)
 
     def _matters_to(self, one: Place) -> Iterable[str]:
@@ -199,13 +203,22 @@ class ClusterDaemon(Base):
             return False
 
     def _tick_interval(self, interval: timedelta) -> None:
-        if self.lease.leading:
-            self._tick([c for c in self.canaries if c.spec.interval == interval])
+        if not self.lease.leading:
+            return
+        mine = [c for c in self.canaries if c.spec.interval == interval]
+        if not self.watched.trouble():  # what changes now may not be seen: nobody rests
+            number = int((now() - self.ports.metrics.lag).timestamp() / interval.total_seconds())
+            with self._turns:
+                mine = self._resting.due(mine, number)
+        self._tick(mine)
 
-    def _tick(self, canaries: Any, *, measure: bool = True) -> Sequence[Outcome]:
-        if not canaries:
+    def _tick(self, canaries: Sequence[Canary], *, measure: bool = True) -> Sequence[Outcome]:
+        if not canaries and not measure:
             return ()
         keys = {c.key for c in canaries}
+        with self._turns:
+            for key in keys:
+                self._resting.wake(key)
         if measure:
             self._busy |= keys
         try:
@@ -213,6 +226,8 @@ class ClusterDaemon(Base):
         finally:
             if measure:
                 self._busy -= keys
+        with self._turns:
+            self._resting.looked(canaries, outcomes)
         self._tell_troubles(outcomes)
         return outcomes
 
@@ -257,6 +272,8 @@ class ClusterDaemon(Base):
             refused[key] = (*refused.get(key, ()), *problems)
         kept = tuple(c for c in loaded.canaries if c.key not in conflicts or c.key in self._by_key)
         self._by_key = {c.key: c for c in kept}
+        for gone in self._unguarded.keys() - self._by_key.keys():
+            del self._unguarded[gone]
         self.canaries = kept
         self._index = {}
         for canary in kept:
@@ -266,6 +283,8 @@ class ClusterDaemon(Base):
         self.telemetry.keep(set(self._by_key))
         with self._troubled:
             self._troubles.keep(set(self._by_key))
+        with self._turns:
+            self._resting.keep(set(self._by_key))
         self._schedule_ticks()
         for key, problems in refused.items():
             if self._refused.get(key) != problems:
@@ -298,8 +317,10 @@ class ClusterDaemon(Base):
         change = {"finalizers": [*held, FINALIZER], "resourceVersion": found["metadata"]["resourceVersion"]}
         try:
             self.watched.canaries.put(self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge"))
+            self._unguarded.pop(key, None)
         except KubeError as e:
             log.info("finalizer not set yet", canary=key, reason=str(e))
+            self._unguarded[key] = str(e)
 
     def _look_again(self) -> None:
         """What may have become right by itself: conflicts between documents, finalizers, words that nobody heard."""
@@ -332,7 +353,12 @@ class ClusterDaemon(Base):
 
     def _doubts(self) -> bool:
         """Something lacks, as far as is known, or was forbidden."""
-        told = (self.watched.trouble(), *self.reconciler.untold.values(), *self._untold.values())
+        told = (
+            self.watched.trouble(),
+            *self.reconciler.untold.values(),
+            *self._untold.values(),
+            *self._unguarded.values(),
+        )
         with self._troubled:
             told = (*told, *self._troubles.texts)
         return self._missing is None or bool(self._missing) or any("forbidden" in text for text in told)

@@ -147,7 +147,8 @@ class Missing:
         return f"{self.verb} {self.need.qualified} in {self.namespace or 'all namespaces'}"
 
 
-# Whether somebody may do this: (verb, kind, namespace or "" for all, subresource, name or "" for any). Raises KubeError.
+# Whether somebody may do this: (verb, kind, namespace or "" for all, subresource, name or "" for any one). Raises
+# KubeError.
 Allowed = Callable[[str, Kind, str, str, str], bool]
 
 

@@ -238,9 +238,8 @@ class KubernetesStore:
         self._set(canary, statuses.invalid(problems))
 
     def accept(self, canary: str) -> None:
-        """The document of this generation is valid, nothing holds it up, and every condition speaks of it.
-
-        No write when that is so, nor before the first decision. Raises StoreError.
+        """The document of this generation is valid, nothing holds it up, and every condition speaks of it. No write
+        when that is so, nor before the first decision. Raises StoreError.
         """
         found = self._objects.find(canary)
         status = status_of(found)
@@ -252,7 +251,7 @@ class KubernetesStore:
             self._set(canary, statuses.valid(), all_of_them=True)
 
     def hold(self, canary: str, why: str) -> None:
-        """Ready=False with what keeps the Canary from being looked after; "" takes that back. No write when it is so.
+        """Ready=False with what keeps the Canary from being looked after; "" takes that back. No write when so already.
 
         Raises StoreError.
         """

@@ -19,7 +19,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
@@ -27,6 +28,7 @@ from bench.audit import Request
 
 from canaryd.adapters.route_stamps import STAMP, Stamp
 from canaryd.codec import encode_state
+from canaryd.deployments.objects import REVISION
 from canaryd.errors import StoreError
 from canaryd.kube.status import held
 from canaryd.model import Phase, RolloutState
@@ -47,6 +49,8 @@ class Saved:
     version: int
     state: RolloutState
     steps: tuple[int, ...]  # weights of the plan at that time
+    at: datetime
+    own: bool = True  # seen when it was saved, not only in the answer to a later write that left the state alone
 
     def __str__(self) -> str:
         state = self.state
@@ -68,6 +72,7 @@ class Report:
     interrupted: int = 0  # moves whose route was not written by whoever saved them: killed or refused in between
     late: int = 0  # routes written for a state that had been followed by another weight; put right by the next
     phases: Counter[str] = field(default_factory=Counter)  # phases that were entered
+    unseen: set[tuple[str, int]] = field(default_factory=set)  # (uid, version) saved while the server was killed
 
     def __str__(self) -> str:
         counts = f"{self.saves} saves, {self.moves} moves, {self.routes} routes, {self.shapes} writes of Deployments"
@@ -76,14 +81,19 @@ class Report:
         return f"{counts}; {between}; {odd}; {dict(self.phases)}; {len(self.violations)} violations"
 
 
-def check(requests: Iterable[Request], account: str = ACCOUNT) -> Report:
-    """All Canaries in the log. Reads each request once."""
+def check(requests: Iterable[Request], account: str = ACCOUNT, outages: Sequence[datetime] = ()) -> Report:
+    """All Canaries in the log.
+
+    `outages`: when the API server was killed; a save may have been done then without a line in the log, so one version
+    may be missing there.
+    """
     everything = list(requests)
     report = Report()
     for request in everything:
         if request.user == account and request.is_write and 400 <= request.status < 500:
             report.refused[request.resource] += 1
-    histories = {uid: _history(saves, report) for uid, saves in _saves(everything, account).items()}
+    found = _saves(everything, account)
+    histories = {uid: _history(uid, saves, report, outages) for uid, saves in found.items()}
     _check_objects(everything, account, histories, report)
     return report
 
@@ -96,7 +106,7 @@ class _Saves:
     """Saves of one Canary, as the log has them."""
 
     name: str
-    done: list[tuple[int, JSON]] = field(default_factory=list)  # (etcd's revision, object)
+    done: list[tuple[int, Request]] = field(default_factory=list)  # (etcd's revision, request)
     unsure: list[tuple[JSON, Request]] = field(default_factory=list)  # (status, request)
 
 
@@ -108,7 +118,7 @@ def _saves(requests: Sequence[Request], account: str) -> dict[str, _Saves]:
         if 200 <= request.status < 300:
             meta = request.answer["metadata"]
             saves = found.setdefault(meta["uid"], _Saves(f"{meta['namespace']}/{meta['name']}"))
-            saves.done.append((int(meta["resourceVersion"]), request.answer))
+            saves.done.append((int(meta["resourceVersion"]), request))
         elif not 400 <= request.status < 500:
             uid, status = _meant(request.body)
             if uid and status:
@@ -125,7 +135,7 @@ def _meant(body: Any) -> tuple[str, JSON]:
     return str(by_path.get(("test", "/metadata/uid")) or ""), status if isinstance(status, dict) else {}
 
 
-def _history(saves: _Saves, report: Report) -> list[Saved]:
+def _history(uid: str, saves: _Saves, report: Report, outages: Sequence[datetime]) -> list[Saved]:
     """The states of one Canary in their order, each checked against the one before."""
     out: list[Saved] = []
     for saved in _in_order(saves, report):
@@ -135,8 +145,17 @@ def _history(saves: _Saves, report: Report) -> list[Saved]:
                 report.violations.append(f"{saves.name}: {saved} was saved twice, with different states")
             continue
         report.saves += 1
-        for wrong in _wrong(before, saved):
-            report.violations.append(f"{saves.name}: {wrong}")
+        if before is not None and not saved.own:
+            if any(before.at <= outage <= saved.at for outage in outages):
+                report.unanswered += 1
+                saved = replace(saved, revision=before.revision)  # at some time since then
+            else:
+                report.violations.append(f"{saves.name}: {saved} is there, but nobody saved it")
+        if before is not None and _is_hidden(before, saved, outages):
+            report.unanswered += 1
+            report.unseen.add((uid, before.version + 1))
+        else:
+            report.violations += [f"{saves.name}: {wrong}" for wrong in _wrong(before, saved)]
         if before is None or _place(before.state) != _place(saved.state):
             report.moves += before is not None
             report.phases[saved.state.phase.value] += 1
@@ -144,12 +163,20 @@ def _history(saves: _Saves, report: Report) -> list[Saved]:
     return out
 
 
+def _is_hidden(before: Saved, after: Saved, outages: Sequence[datetime]) -> bool:
+    """Exactly one version is missing, where the server was killed."""
+    missing = after.version - before.version - 1
+    forward = after.state.number >= before.state.number
+    return missing == 1 and forward and any(before.at <= outage <= after.at for outage in outages)
+
+
 def _in_order(saves: _Saves, report: Report) -> Iterator[Saved]:
     """Saves with what the log has no answer for put where a version would be missing."""
     last = 0
     unsure = {int(status.get("version", 0)): status for status, _ in saves.unsure}
     seen: set[int] = set()
-    for revision, obj in sorted(saves.done, key=lambda one: one[0]):
+    for revision, request in sorted(saves.done, key=lambda one: one[0]):
+        obj, at = request.answer, request.done
         if revision in seen:  # a patch that changed nothing
             continue
         seen.add(revision)
@@ -158,20 +185,23 @@ def _in_order(saves: _Saves, report: Report) -> Iterator[Saved]:
         for missing in range(last + 1, version):
             if missing in unsure:
                 report.unanswered += 1
-                yield from _unpacked(saves.name, unsure[missing], revision - 1, steps, report)
+                yield from _unpacked(saves.name, unsure[missing], (revision - 1, at), steps, report)
         last = max(last, version)
         if version:
-            yield from _unpacked(saves.name, obj["status"], revision, steps, report)
+            own = _meant(request.body)[1].get("version") == version
+            yield from _unpacked(saves.name, obj["status"], (revision, at), steps, report, own=own)
 
 
-def _unpacked(name: str, status: JSON, revision: int, steps: tuple[int, ...], report: Report) -> Iterator[Saved]:
+def _unpacked(
+    name: str, status: JSON, when: tuple[int, datetime], steps: tuple[int, ...], report: Report, *, own: bool = True
+) -> Iterator[Saved]:
     try:
         found = held(status)
     except StoreError as e:
         report.violations.append(f"{name}: a status was saved that cannot be read: {e}")
         return
     if found.state is not None:
-        yield Saved(revision, found.version, found.state, steps)
+        yield Saved(when[0], found.version, found.state, steps, when[1], own)
 
 
 def _steps(obj: JSON) -> tuple[int, ...]:
@@ -326,7 +356,9 @@ def _check_stamp(world: _World, what: str, obj: JSON, stamp: Stamp, revision: in
     """It speaks of a state that had been saved, and is not older than the one before."""
     wrong = world.report.violations
     saved = world.saved(stamp)
-    if saved is None:
+    if (stamp.uid, stamp.version) in world.report.unseen:
+        pass
+    elif saved is None:
         wrong.append(f"{what}: written for version {stamp.version}, which was never saved")
     elif saved.revision >= revision:
         wrong.append(f"{what}: written for {saved} before that was saved")
@@ -368,6 +400,10 @@ def _check_shape(world: _World, what: str, obj: JSON, stamp: Stamp) -> None:
     saved, before, spec = world.saved(stamp), world.specs.get(obj["metadata"]["uid"]), obj["spec"]
     if saved is None:
         return
+    runs = (obj["metadata"].get("annotations") or {}).get(REVISION, "")
+    back = bool(runs) and runs == saved.state.stable_revision and saved.state.phase is not Phase.PROMOTING
+    if back and before is not None:  # stable gets its own template back after an upgrade that was not finished
+        before = {**before, "template": spec["template"]}
     for wrong in _misfits(saved.state, obj["metadata"]["name"], before, spec, world.weights.get(stamp.uid, 0)):
         world.report.violations.append(f"{what}: {wrong}, for {saved}")
 

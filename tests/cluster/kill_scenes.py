@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
 from bench import ApiError, Bench, BenchPrometheus
+from bench.load import Totals
 from history_checker import Report, check
 from release_scenes import REPLICAS, SETTLED, Canaryd, Replica, Service, install, service, settings
 
 from canaryd.demo.processes import LabError, wait_until
 
+NAME = "victim"
 STEPS = (20, 50)
 RPS = 50.0
 PODS = 2
@@ -34,15 +38,21 @@ QUICK: Mapping[str, Any] = {
 
 @contextmanager
 def quick(
-    bench: Bench, prometheus: BenchPrometheus, directory: Path, *, replicas: int = 2, **cluster: Any
+    bench: Bench,
+    prometheus: BenchPrometheus,
+    directory: Path,
+    *,
+    replicas: int = 2,
+    kubeconfig: Path | None = None,
+    **cluster: Any,
 ) -> Iterator[Canaryd]:
-    """canaryd on counters that are read every second; every replica leads in its turn."""
+    """canaryd on counters that are read every second, with quick leases."""
     install(bench)
     prometheus.configure(scrape="1s")
     wanted = settings(prometheus, scrape="1s", **cluster)
     wanted["metrics"]["prometheus"]["lag"] = "2s"
     wanted["cluster"]["lease"] = {"duration": "3s", "namespace": "canaryd", **cluster.get("lease", {})}
-    whole = Canaryd(bench, directory, wanted)
+    whole = Canaryd(bench, directory, wanted, kubeconfig)
     try:
         for identity in REPLICAS[:replicas]:
             whole.start(identity)
@@ -53,20 +63,57 @@ def quick(
         prometheus.configure()
 
 
-def quick_service(bench: Bench, name: str, **spec: Any) -> Service:
-    """A service under load that is in canaryd's care."""
-    bench.app(name, replicas=PODS)
-    one = service(bench, name, rps=RPS, **{**QUICK, **spec})
-    one.adopted()
-    return one
+@pytest.fixture(scope="session")
+def victim(mesh: Bench, prometheus: BenchPrometheus, tmp_path_factory: pytest.TempPathFactory) -> Service:
+    """A service in canaryd's care that every test here may disturb; the session's only one, for adoption takes long."""
+    with quick(mesh, prometheus, tmp_path_factory.mktemp("victim"), replicas=1):
+        one = service(mesh, NAME, rps=0, replicas=PODS, **QUICK)
+        one.adopted()
+        return one
 
 
-def history(bench: Bench) -> Report:
-    """Everything that canaryd wrote, replayed. Raises AssertionError with each step that should not be there."""
-    report = check(bench.audit.requests())
+def history(one: Service, outages: Sequence[datetime] = ()) -> Report:
+    """All that canaryd wrote for it, replayed. Raises AssertionError with each step that should not be there."""
+    names = (one.name, f"{one.name}-stable")
+    report = check((r for r in one.bench.audit.requests() if r.name in names), outages=outages)
     print(report)
     assert report.violations == []
     return report
+
+
+_tags = itertools.count(2)
+
+
+@dataclass
+class Release:
+    """One release, under load; what became of it."""
+
+    status: Mapping[str, Any] = field(default_factory=dict)
+    totals: Totals = field(default_factory=Totals)
+    outages: list[datetime] = field(default_factory=list)  # when the API server was killed
+    began: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: float = 0.0
+
+
+@contextmanager
+def release(one: Service, moves: Moves, words: str = "", *, ends: str = "Succeeded") -> Iterator[Release]:
+    """A release to be disturbed inside: it must end like this, with no request lost, and by legal steps alone."""
+    load = one.bench.load(RPS, f"{one.name}.shop.svc.cluster.local")
+    load.await_requests(int(RPS))
+    made, began, before = Release(), time.monotonic(), one.status().get("rollout", "")
+    one.app.set_image(f"demo/app:v{next(_tags)}{words}")
+    moves.wait_for("Waiting")
+    yield made
+    patiently(lambda: wait_until(lambda: one.status().get("rollout") != before, "a rollout", PATIENCE, 0.2))
+    made.status = one.until(*SETTLED, patience=PATIENCE)
+    made.seconds = time.monotonic() - began
+    made.totals = load.stop()
+    print(f"{made.status['phase']} after {made.seconds:.0f} s; {dict(made.totals.by_status)}")
+    assert made.status["phase"] == ends, made.status["message"]
+    assert made.totals.lost == []
+    if not words:
+        assert made.totals.failures == []
+    history(one, made.outages)
 
 
 @dataclass
@@ -97,12 +144,13 @@ class Rollouts:
         return sum(1 for _, ended, _ in self.done if ended == phase)
 
     def _run(self) -> None:
-        number = 1
+        number = 0
         try:
             while not self._stop.is_set():
                 number += 1
                 bad = self.bad_every and number % self.bad_every == 0
-                self._one(f"v{number}-err60" if bad else f"v{number}", "RolledBack" if bad else "Succeeded")
+                words, end = ("-err60", "RolledBack") if bad else ("", "Succeeded")
+                self._one(f"v{next(_tags)}{words}", end)
         except (AssertionError, LabError, OSError, ApiError) as e:  # told by finish()
             self.failed = f"{type(e).__name__}: {e}"
 
@@ -135,7 +183,7 @@ class Moves:
     def __init__(self, bench: Bench, name: str) -> None:
         self._bench, self._name = bench, name
         self._moved = threading.Condition()
-        self._place: object = None
+        self._place: tuple[str, str, int] = "", "", 0
         threading.Thread(target=self._run, name=f"moves-{name}", daemon=True).start()
 
     def wait(self, patience: float) -> bool:
@@ -143,23 +191,32 @@ class Moves:
         with self._moved:
             return self._moved.wait(patience)
 
+    def wait_for(self, phase: str, step: str = "", patience: float = PATIENCE) -> None:
+        """Until it is in this phase (and at this step: "2/2"). Raises AssertionError when it is not in time."""
+        with self._moved:
+            there = self._moved.wait_for(lambda: self._is(phase, step), patience)
+            assert there, f"{self._name} is {self._place}, not {phase} {step}"
+
+    def _is(self, phase: str, step: str) -> bool:
+        return self._place[0] == phase and step in ("", self._place[1])
+
     def _run(self) -> None:
         client = self._bench.plane.new_client()
         while True:
             try:
                 for event in client.watch("canaries", "shop", seconds=600):
                     self._see(event["object"])
-            except OSError:
-                time.sleep(0.5)
+            except (OSError, KeyError):  # the server is gone, or says that it has forgotten
+                time.sleep(0.1)
 
     def _see(self, found: dict[str, Any]) -> None:
         status = found.get("status") or {}
         if found["metadata"].get("name") != self._name:
             return
-        place = status.get("phase"), status.get("step"), (status.get("weight") or {}).get("desired")
+        place = status.get("phase", ""), status.get("step", ""), (status.get("weight") or {}).get("desired", 0)
         if place != self._place:
-            self._place = place
             with self._moved:
+                self._place = place
                 self._moved.notify_all()
 
 
@@ -184,7 +241,7 @@ class Killer:
         leader = self._await_leader() if how < 0.85 else None
         if leader is not None and how < 0.65 and self.moves.wait(3 * longest):
             self.aimed += 1
-            time.sleep(self.random.uniform(0.0, 0.03))
+            time.sleep(self.random.uniform(0.0, 0.01))
         else:
             time.sleep(self.random.uniform(0.1, longest))
         alive = [r for r in self.running.replicas if r.child.running]
@@ -220,7 +277,3 @@ def await_other(running: Canaryd, one: Replica, patience: float = 30.0) -> tuple
 
     wait_until(look, "another replica leads", patience)
     return found[0], time.monotonic() - began
-
-
-def now() -> datetime:
-    return datetime.now(UTC)

@@ -146,6 +146,27 @@ def test_a_daemon_that_stalled_cannot_undo_what_its_successor_did(rig: Made, eye
     assert one.image(one.stable) == "demo/app:v2"
 
 
+def test_a_rollback_in_the_middle_of_the_upgrade_gives_stable_back_what_it_ran(rig: Made, eyes: Eyes) -> None:
+    one = rig("astray")
+    one.adopt()
+    proven = one.state.stable_revision
+    one.app.set_image("demo/app:v2")
+    one.roll_out()
+    one.become(phase=Phase.PROMOTING, weight=100)
+    hook = HookState(f"{one.state.rollout}-1")
+    one.workloads.upgrade(one.canary, one.state, hook, version=one.version)
+    assert one.image(one.stable) == "demo/app:v2"
+    promoting, late = one.state, one.version
+    one.become(phase=Phase.ROLLING_BACK, weight=0, routed=datetime.now(UTC))
+    one.settle(lambda: one.image(one.stable) == "demo/app:v1", "stable to get its template back")
+    with pytest.raises(FenceError):
+        eyes.workloads().upgrade(one.canary, promoting, hook, version=late)
+    one.become(phase=Phase.ROLLED_BACK)
+    one.settle(lambda: one.wanted(one.app.name) == 0, "the canary to be scaled down", ahead=11)
+    wait_until(lambda: one.images(one.stable) == {"demo/app:v1"}, "stable to run it", 60)
+    assert one.deployment(one.stable)["metadata"]["annotations"]["canaryd.io/revision"] == proven
+
+
 def test_the_fence_holds_for_a_daemon_whose_cache_is_of_before_and_not_for_another_canarys_stamp(
     rig: Made, cluster: Bench
 ) -> None:

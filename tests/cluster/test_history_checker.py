@@ -69,8 +69,11 @@ class Log:
         answer = {"metadata": self._meta(name, f"uid-of-{name}"), "spec": self._spec[name]}
         self._write("deployments", name, {"spec": spec}, answer, user="anna")
 
-    def report(self) -> Report:
-        return check(Audit(self._file).requests())
+    def report(self, *outages: datetime) -> Report:
+        return check(Audit(self._file).requests(), outages=outages)
+
+    def now(self) -> datetime:
+        return AT + timedelta(seconds=self._etcd)
 
     def _meta(self, name: str, uid: str, stamp: str = "") -> dict[str, Any]:
         self._etcd += 1
@@ -89,7 +92,7 @@ class Log:
         verb: str = "patch",
         user: str = ACCOUNT,
     ) -> None:
-        at = (AT + timedelta(seconds=self._etcd)).isoformat()
+        at = self.now().isoformat()
         event = {
             "verb": verb,
             "user": {"username": user},
@@ -192,6 +195,19 @@ def test_a_save_without_an_answer_counts_when_the_next_one_builds_on_it(log: Log
     report = log.report()
     assert report.violations == []
     assert report.unanswered == 1
+
+
+def test_a_version_may_be_missing_only_where_the_server_was_killed(log: Log) -> None:
+    begun(log)
+    killed = log.now()
+    log.version += 1
+    log.save(Phase.PROGRESSING, 0, 20, decisions=2)
+    log.route(version=log.version - 1)
+    assert log.report(killed).violations == []
+    assert log.report(killed - timedelta(seconds=5)).violations != []
+    log.version += 2
+    log.save(Phase.PROGRESSING, 0, 20, decisions=3)
+    assert log.report(killed, log.now() - timedelta(seconds=1)).violations != []
 
 
 def _lost_save(log: Log) -> None:
