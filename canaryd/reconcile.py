@@ -429,7 +429,7 @@ def _again(case: _Case, stored: Stored) -> _Case:
 
 def _may_wait(before: RolloutState, after: RolloutState, new: Sequence[Record]) -> bool:
     """Nothing was decided, said or moved: only time passed and evidence grew."""
-    if any(record.tell for record in new) or before.verdict != after.verdict:
+    if any(record.tell for record in new):
         return False
     grown = ("ticked", "evidence", "baked", "held", "blind", "sentence", "latest", "decisions", "routed")
     if before.routed is not None and after.routed is None:  # the weight has to be written again

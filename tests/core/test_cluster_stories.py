@@ -414,11 +414,29 @@ def test_a_step_is_saved_at_once_with_the_looks_before_it() -> None:
         assert record.body["weight"]["desired"] == weight
 
 
+def test_another_verdict_is_saved_at_once() -> None:
+    slow = deployed(steps=[{"weight": 10, "bake": "4m"}, {"weight": 50}])
+    world = releasing(adopted(slow, rps=400, save_every=100))
+    waited, verdicts = 0, set()
+    for _ in range(20):
+        world.turn()
+        assert world.weight() == 10
+        saved, now = world.store.load("shop/api").state, world.reconciler._load(world.canaries[0]).state
+        assert saved is not None
+        assert now is not None
+        assert saved.verdict == now.verdict
+        waited += saved != now
+        verdicts.add(now.verdict)
+    assert waited > 5, "looks did share saves"
+    assert len(verdicts) > 1
+
+
 def test_looks_are_void_when_somebody_else_has_saved() -> None:
-    world = releasing(adopted(save_every=50))
-    world.turn(2)
+    world = releasing(adopted(rps=50, save_every=50))
+    world.turn(4)
     stored = world.store.load("shop/api")
     assert stored.state is not None
+    assert stored.state != world.reconciler._load(world.canaries[0]).state, "looks wait for a save"
     world.store.save("shop/api", replace(stored.state, weight=50, step=1), stored.version, [])
     world.turn()
     assert world.weight() == 50, "the other's step is followed"
