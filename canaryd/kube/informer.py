@@ -138,8 +138,26 @@ class Informer:
         """Rises with every change of the cache."""
         return self._generation
 
-    def trouble(self) -> str:
-        """ "" while every watch is alive; else why it cannot see, for people. What is held is then of before."""
+    def listed(self, namespace: str) -> bool:
+        """This namespace was listed once. One that is not watched has nothing to list."""
+        return all(scope.listed for scope in self._scopes_of(namespace))
+
+    @property
+    def blind(self) -> str:
+        """ "" as soon as one watch is alive; else why none is, for people."""
+        trouble = self.trouble()
+        with self._changed:
+            one = any(scope.listed and not scope.trouble for scope in self._scopes)
+        return "" if one and not self._client.reach.trouble() else trouble
+
+    def _scopes_of(self, namespace: str | None) -> list[_Scope]:
+        return [scope for scope in self._scopes if namespace is None or scope.namespace in (None, namespace)]
+
+    def trouble(self, namespace: str | None = None) -> str:
+        """ "" while every watch (of this namespace) is alive; else why it cannot see, for people.
+
+        What is held is then of before. What cannot be seen of one namespace says nothing about another.
+        """
         if self._stopping.is_set():
             return f"{self._kind.resource} are no longer watched: canaryd is stopping"
         if not self._threads:
@@ -147,7 +165,7 @@ class Informer:
         if unreachable := self._client.reach.trouble():
             return unreachable
         with self._changed:
-            return "; ".join(dict.fromkeys(scope.trouble for scope in self._scopes if scope.trouble))
+            return "; ".join(dict.fromkeys(scope.trouble for scope in self._scopes_of(namespace) if scope.trouble))
 
     def get(self, namespace: str, name: str) -> JSON | None:
         """None when there is no such object, or its namespace is not watched."""
@@ -319,8 +337,15 @@ class Reader(Protocol):
     def generation(self) -> int:
         """Rises with every change of what it holds."""
 
-    def trouble(self) -> str:
-        """ "" while what it holds is of now; else why it is not, for people."""
+    def listed(self, namespace: str) -> bool:
+        """This namespace was listed once."""
+
+    @property
+    def blind(self) -> str:
+        """ "" while anything can be seen; else why not, for people."""
+
+    def trouble(self, namespace: str | None = None) -> str:
+        """ "" while what it holds (of this namespace) is of now; else why it is not, for people."""
 
     def get(self, namespace: str, name: str) -> JSON | None:
         """None when there is no such object."""
@@ -373,7 +398,16 @@ class Direct:
         """Always, at once."""
         return True
 
-    def trouble(self) -> str:
+    def listed(self, namespace: str) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def blind(self) -> str:
+        """Always "": what cannot be read raises KubeError."""
+        return ""
+
+    def trouble(self, namespace: str | None = None) -> str:
         """Always "": what cannot be read raises KubeError."""
         return ""
 
