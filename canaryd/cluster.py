@@ -22,15 +22,17 @@ import structlog
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
 from canaryd.config.objects import canary_of, key_of, read_objects
-from canaryd.errors import CanarydError, KubeError
+from canaryd.errors import CanarydError, KubeError, NotifyError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
 from canaryd.kube.kinds import CANARIES
 from canaryd.kube.lease import Lease
+from canaryd.model import DecisionKind, Record
 from canaryd.policy import Canary, OnDelete
 from canaryd.process import DELIVERY, INBOX, PRUNE, Base, new_scheduler, now
 from canaryd.reconcile import Outcome, Reconciler
 from canaryd.resting import Resting
+from canaryd.troubles import Troubles
 from canaryd.watched import Place, Watched, place, places
 
 log = structlog.get_logger("canaryd.daemon")
@@ -41,7 +43,8 @@ PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
 PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
 RELOADING = 9  # times as long as reading all documents took is the pause before they are read again
 LONGEST_PAUSE_S = 10.0
-AGAIN = timedelta(minutes=1)  # how often refused documents and missing permissions are looked at anew
+AGAIN = timedelta(minutes=1)  # how often refused documents are looked at anew
+RIGHTS = timedelta(seconds=3)  # how soon after something was forbidden it is asked what else is
 
 
 class ClusterDaemon(Base):
@@ -66,8 +69,11 @@ class ClusterDaemon(Base):
         self._stale = True  # the documents must be read again
         self._reload_from = 0.0  # not before, so that thousands of documents that change are not read all the time
         self._parting_told: dict[str, str] = {}
-        self._lacked = True  # permissions may be missing, as far as is known
+        self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
+        self._rights_due = 0.0  # on the monotonic clock
+        self._troubles, self._troubled = Troubles(), threading.Lock()
         self._untold: dict[str, str] = {}  # key -> why its status could not be written the last time
+        self._unguarded: dict[str, str] = {}  # key -> why its finalizer could not be set
         place = wanted.lease.namespace or self.client.namespace
         duration = wanted.lease.duration
         self.lease = Lease(
@@ -142,6 +148,7 @@ class ClusterDaemon(Base):
         self._every(DELIVERY, "tell", self._tell)
         self._every(PARTING, "parting", self._part)
         self._every(AGAIN, "again", self._look_again)
+        self._every(RIGHTS, "rights", self._check_rights)
         self._every(PRUNE, "prune", self._prune)
         self.scheduler.start()
         log.info("leading", canaries=len(self.canaries))
@@ -149,6 +156,7 @@ class ClusterDaemon(Base):
             pass
         self.leading.clear()
         self.telemetry.leading.set(0)
+        self.telemetry.keep(set())  # whoever leads next speaks of the canaries
         if self.stopping.is_set():
             log.info("stopping", reason="asked to; the tick under way is finished")
         else:
@@ -223,7 +231,33 @@ class ClusterDaemon(Base):
                 self._busy -= keys
         with self._turns:
             self._resting.looked(canaries, outcomes)
+        self._tell_troubles(outcomes)
         return outcomes
+
+    def _tell_troubles(self, outcomes: Iterable[Outcome]) -> None:
+        """What keeps Canaries from being looked after goes into their condition Ready, and into an Event."""
+        at = now()
+        for outcome in outcomes:
+            key = outcome.canary
+            if key in self._refused:  # Ready says what is wrong with the document
+                continue
+            with self._troubled:
+                text = self._troubles.due(outcome, at)
+                if text is None:
+                    continue
+                self._troubles.told(key, text, at)
+            if text:
+                body = {"severity": "warning"}
+                self._notify(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
+            self._guarded(key, self.store.hold, text)
+
+    def _notify(self, record: Record) -> None:
+        """Told beside the records, which are kept: it may be that nothing can be kept."""
+        for notifier in self.ports.notifiers:
+            try:
+                notifier.notify(record)
+            except NotifyError as e:
+                log.warning("not told", record=record.id, error=str(e))
 
     def _beat(self) -> None:
         """The Lease is the sign of life."""
@@ -242,6 +276,8 @@ class ClusterDaemon(Base):
         kept = tuple(c for c in loaded.canaries if c.key not in conflicts or c.key in self._by_key)
         new = [c for c in kept if self._by_key.get(c.key) is not c]
         self._by_key = {c.key: c for c in kept}
+        for gone in self._unguarded.keys() - self._by_key.keys():
+            del self._unguarded[gone]
         self.canaries = kept
         self._index = {}
         for canary in kept:
@@ -250,6 +286,8 @@ class ClusterDaemon(Base):
         self._touched.extend((CANARIES.plural, c.metadata.namespace, c.name) for c in new)  # looked at at once
         self.watched.name_contents(kept)
         self.telemetry.keep(set(self._by_key))
+        with self._troubled:
+            self._troubles.keep(set(self._by_key))
         with self._turns:
             self._resting.keep(set(self._by_key))
         self._schedule_ticks()
@@ -257,7 +295,7 @@ class ClusterDaemon(Base):
             if self._refused.get(key) != problems:
                 log.error("document refused", canary=key, problems=list(problems))
             self._guarded(key, self.store.refuse, problems)
-        for key in self._by_key.keys() - refused.keys():
+        for key in self._by_key.keys() - refused.keys() - self._troubles.known:
             self._guarded(key, self.store.accept)
         self._refused = refused
         for there in found:
@@ -286,30 +324,51 @@ class ClusterDaemon(Base):
         change = {"finalizers": [*held, FINALIZER], "resourceVersion": found["metadata"]["resourceVersion"]}
         try:
             self.watched.canaries.put(self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge"))
+            self._unguarded.pop(key, None)
         except KubeError as e:
             log.info("finalizer not set yet", canary=key, reason=str(e))
+            self._unguarded[key] = str(e)
 
     def _look_again(self) -> None:
-        """What may have become right by itself: permissions, conflicts between documents, finalizers, lost words."""
+        """What may have become right by itself: conflicts between documents, finalizers, words that nobody heard."""
         self._stale = True
-        if not self._doubts():
+        for canary in self.canaries:
+            self._guarded(canary.key, self.store.reject)
+
+    def _check_rights(self) -> None:
+        """Ask, verb by verb, what canaryd may do: at first, while something lacks, and when something was forbidden.
+
+        Where that takes long, because there are many namespaces, it is asked less often.
+        """
+        began = time.monotonic()
+        if began < self._rights_due or not self._doubts():
             return
         missing = self.watched.missing_permissions()
-        if missing:
-            log.error("permissions missing", missing=missing)
+        if missing is None:
+            return
+        took = time.monotonic() - began
+        self._rights_due = began + min(20 * took, AGAIN.total_seconds())
+        if missing != self._missing:
+            (log.error if missing else log.info)("permissions", missing=missing)
         permitted = ("True", "AllGranted", "canaryd may do all that it has to")
         if missing:
             permitted = ("False", "PermissionMissing", "; ".join(missing)[:1000])
-        for canary in self.canaries:
-            self._guarded(canary.key, self.store.reject)
-            if missing or self._lacked:
-                self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
-        self._lacked = bool(missing)
+        for canary in self.canaries if missing or self._missing or self._missing is None else ():
+            self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
+        self._missing = missing
+        self.reconciler.untold.clear()
 
     def _doubts(self) -> bool:
-        """Whether to ask, verb by verb, what canaryd may do: at first, while something lacks, when it was forbidden."""
-        told = (self.watched.trouble(), *self.reconciler.unwritten.values(), *self._untold.values())
-        return self._lacked or any("forbidden" in text for text in told)
+        """Something lacks, as far as is known, or was forbidden."""
+        told = (
+            self.watched.trouble(),
+            *self.reconciler.untold.values(),
+            *self._untold.values(),
+            *self._unguarded.values(),
+        )
+        with self._troubled:
+            told = (*told, *self._troubles.texts)
+        return self._missing is None or bool(self._missing) or any("forbidden" in text for text in told)
 
     # ── parting ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -370,6 +429,7 @@ class ClusterDaemon(Base):
             "me": self.holder,
             "version": __version__,
             "trouble": self.watched.trouble(),
+            "missing": list(self._missing or ()),
             "requests": {f"{verb} {what}": n for (verb, what), n in sorted(self.client.requests.items())},
         }
         return web.as_json(200, {**lead, "canaries": states})

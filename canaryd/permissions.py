@@ -147,8 +147,9 @@ class Missing:
         return f"{self.verb} {self.need.qualified} in {self.namespace or 'all namespaces'}"
 
 
-# Whether somebody may do this: (verb, kind, namespace or "" for all, subresource). Raises KubeError.
-Allowed = Callable[[str, Kind, str, str], bool]
+# Whether somebody may do this: (verb, kind, namespace or "" for all, subresource, name or "" for any one). Raises
+# KubeError.
+Allowed = Callable[[str, Kind, str, str, str], bool]
 
 
 def missing(
@@ -156,32 +157,42 @@ def missing(
     namespaces: Iterable[str],
     *,
     own: str = NAMESPACE,
+    lease: str = LEASE,
     needs: Iterable[Need] = DAEMON,
     allowed: Allowed | None = None,
 ) -> Iterator[Missing]:
     """The verbs that are not granted, in the order of the table.
 
-    `namespaces`: those looked after; none: all of them at once. `own`: the daemon's. `allowed`: who is asked about;
-    default whoever the client is. Costs one request for each verb and namespace. Raises KubeError.
+    `namespaces`: those looked after; none: all of them at once. `own`: the daemon's, where its Lease is called `lease`.
+    `allowed`: who is asked about; default whoever the client is. Costs one request for each verb and namespace. Raises
+    KubeError.
     """
-    may = allowed or (lambda verb, kind, where, sub: client.allowed(verb, kind, where, subresource=sub))
+    may = allowed or _oneself(client)
     watched = tuple(namespaces) or ("",)
     for need in needs:
         kind, subresource = need.kind, need.subresource
         if need.optional and not client.discover(kind):
             continue
         for verb in need.verbs:
+            # a Role that lets it at one Lease alone names that one, which cannot be done for what is to be made
+            name = lease if kind is kinds.LEASES and verb != "create" else ""
             for where in (own,) if need.scope is Scope.OWN else watched:
-                if not may(verb, kind, where, subresource):
+                if not may(verb, kind, where, subresource, name):
                     yield Missing(need, verb, where)
 
 
-def missing_permissions(client: KubeClient, namespaces: Iterable[str], *, own: str = NAMESPACE) -> list[str]:
+def _oneself(client: KubeClient) -> Allowed:
+    return lambda verb, kind, where, sub, name: client.allowed(verb, kind, where, subresource=sub, name=name)
+
+
+def missing_permissions(
+    client: KubeClient, namespaces: Iterable[str], *, own: str = NAMESPACE, lease: str = LEASE
+) -> list[str]:
     """What the client's user may not do although the daemon has to: "patch canaries.canaryd.io/status in shop".
 
     Arguments and errors as of `missing`.
     """
-    return [str(one) for one in missing(client, namespaces, own=own)]
+    return [str(one) for one in missing(client, namespaces, own=own, lease=lease)]
 
 
 def allowed_to(client: KubeClient, namespace: str, account: str) -> Allowed:
@@ -192,9 +203,10 @@ def allowed_to(client: KubeClient, namespace: str, account: str) -> Allowed:
         "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"],
     }
 
-    def may(verb: str, kind: Kind, where: str, subresource: str) -> bool:
+    def may(verb: str, kind: Kind, where: str, subresource: str, name: str) -> bool:
         attributes = {"verb": verb, "group": kind.group, "version": kind.version, "resource": kind.plural}
-        attributes |= {key: text for key, text in (("namespace", where), ("subresource", subresource)) if text}
+        narrower = (("namespace", where), ("subresource", subresource), ("name", name))
+        attributes |= {key: text for key, text in narrower if text}
         spec = {**who, "resourceAttributes": attributes}
         answer = client.create(review, "", {"apiVersion": review.api_version, "kind": review.kind, "spec": spec})
         return bool((answer.get("status") or {}).get("allowed"))

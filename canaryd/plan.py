@@ -117,7 +117,7 @@ def _notice(
                 )
             state = replace(state, blind=timedelta(0), blind_told=False, deadline_told=timedelta(0))
         news += _higher_gauges(canary, state, judged)
-    if seen.route is not None and seen.route.weight is not None:
+    if seen.route is not None and (seen.route.weight is not None or seen.route.adoptable):
         state, drift = _compare_route(canary, state, seen)
         news += drift
     return state, tuple(news)
@@ -145,23 +145,47 @@ def _compare_route(
         return state, []
     if state.number == 0 and not state.stable_revision:  # before the first rollout the route is not canaryd's
         return replace(state, routed=None), []
-    who = f" ({seen.route.editor})" if seen.route.editor else ""
     drifts = (*(at for at in state.drifts if seen.at - at <= QUARREL), seen.at)
     state = replace(state, routed=None, drifts=drifts[-4 * DRIFTS :])
-    if len(drifts) > DRIFTS and found is not None and found < state.weight:
-        said = (
-            f"{canary.name}: somebody set the weight {len(drifts)} times in {wording.span(QUARREL)}{who}; "
-            f"left at {found} % instead of {state.weight} % for {wording.span(TRUCE)}"
-        )
-        told = f"{said}. {seen.route.remedy}" if seen.route.remedy else said
-        return replace(state, contested=seen.at + TRUCE), [(DecisionKind.CONTESTED, told)]
+    did = "put the plain route back" if found is None else f"set the weight to {found} %"
+    who = f" ({seen.route.editor})" if seen.route.editor else ""
+    if len(drifts) > DRIFTS:
+        return _quarrel(canary, state, seen, f"{did} again, {len(drifts)} times in {wording.span(QUARREL)} now{who}")
     told = (
-        f"{canary.name}: somebody set the weight to {found} %{who}; put back to {state.weight} %, "
+        f"{canary.name}: somebody {did}{who}; put back to {state.weight} %, "
         f"{'the current step' if state.phase.is_active else 'as decided'}"
     )
-    if seen.route.remedy and len(drifts) > 1:
-        told += f". {seen.route.remedy}"
-    return state, [(DecisionKind.DRIFT, told)]
+    return state, [(DecisionKind.DRIFT, _with_remedy(told, seen) if len(drifts) > 1 else told)]
+
+
+def _quarrel(
+    canary: Canary, state: RolloutState, seen: Observation, did: str
+) -> tuple[RolloutState, list[tuple[DecisionKind, str]]]:
+    """Somebody undoes it again and again: less risk than decided is left for a while, more is never left. Said once."""
+    if may_stay(state, seen):
+        told = f"{canary.name}: somebody {did}; left so for {wording.span(TRUCE)} instead of {state.weight} %"
+    elif state.contested is not None and seen.at < state.contested:
+        return state, []
+    else:
+        told = f"{canary.name}: somebody {did}; put back to {state.weight} % each time, because that is the safer one"
+    return replace(state, contested=seen.at + TRUCE), [(DecisionKind.CONTESTED, _with_remedy(told, seen))]
+
+
+def may_stay(state: RolloutState, seen: Observation) -> bool:
+    """The route as it is found gives the canary no more than was decided.
+
+    A plain route reaches every pod of both workloads: it may stay only while the canary has none.
+    """
+    if seen.route is None:
+        return False
+    if seen.route.weight is not None:
+        return seen.route.weight < state.weight
+    pods = seen.workloads.canary if seen.workloads is not None else None
+    return seen.route.adoptable and not state.phase.is_active and pods is not None and pods.wanted == 0
+
+
+def _with_remedy(told: str, seen: Observation) -> str:
+    return f"{told}. {seen.route.remedy}" if seen.route is not None and seen.route.remedy else told
 
 
 # ── the rules, in order of danger ────────────────────────────────────────────────────────────────────────────
@@ -309,8 +333,10 @@ def _rolling_back(canary: Canary, state: RolloutState, seen: Observation) -> Dec
         return None
     if state.routed is None:
         return Decision(state, DecisionKind.HOLD, f"{canary.name}: rolling back; {_route_words(seen)}")
+    began = next((t.sentence for t in reversed(state.history) if t.phase is Phase.ROLLING_BACK), "")
+    why = began.partition(": ")[2]
     said = (
-        f"{canary.name} rolled back: all traffic is on {state.stable}; "
+        f"{canary.name} rolled back: all traffic is on {state.stable}{f' ({why})' if why else ''}; "
         f"canaryd retry {canary.name} starts {state.revision} again"
     )
     moved = _move(state, seen, said, phase=Phase.ROLLED_BACK, step=state.step, weight=0)

@@ -81,7 +81,10 @@ class Reconciler:
         """`save_every`: how many looks that decided nothing share one save."""
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
         self._unsaved: dict[str, _Unsaved] = {}
-        self.unwritten: dict[str, str] = {}  # key -> why its route or workloads could not be written the last time
+        self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
+        self._unshaped: dict[str, str] = {}  # the same of its workloads
+        self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
+        self._heard: dict[str, int] = {}  # records owed to some notifiers only -> how many have it
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
@@ -111,13 +114,16 @@ class Reconciler:
             if record.canary in stuck:
                 continue
             try:
-                for notifier in self.ports.notifiers:
+                for notifier in self.ports.notifiers[self._heard.get(record.id, 0) :]:
                     notifier.notify(record)
+                    self._heard[record.id] = self._heard.get(record.id, 0) + 1
             except NotifyError as e:
                 stuck.add(record.canary)
+                self.untold[record.canary] = str(e)
                 log.warning("not told", record=record.id, error=str(e))
                 continue
             self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
+            self._heard.pop(record.id, None)
             told += 1
         return told
 
@@ -253,8 +259,8 @@ class Reconciler:
     def _settle(self, case: _Case, now: datetime) -> Outcome:
         """Decide until nothing follows at once; each decision is saved before it is routed."""
         stored, kinds = case.stored, []
-        if why := self.unwritten.pop(case.canary.key, None):  # it is tried again now
-            case.trouble.append(why)
+        key = case.canary.key
+        case.trouble += [why for why in (self._unrouted.get(key), self._unshaped.get(key)) if why]
         seen = _observation(case, stored, now, self.tell_again)
         changed = False
         for _ in range(PASSES):
@@ -333,7 +339,9 @@ class Reconciler:
             state.stable,
         )
         there = seen.route is not None and seen.route.weight == state.weight
-        left_alone = state.contested is not None and seen.at < state.contested
+        left_alone = state.contested is not None and seen.at < state.contested and plan.may_stay(state, seen)
+        if there:
+            self._unrouted.pop(case.canary.key, None)
         if not moved and (there or left_alone):
             return False
         return self._write(case, stored, state, adopt=seen.route is not None and seen.route.adoptable)
@@ -360,9 +368,9 @@ class Reconciler:
             raise
         except RouteError as e:
             log.warning("not routed", canary=key, weight=state.weight, error=str(e))
-            self.unwritten[key] = str(e)
+            self._unrouted[key] = str(e)
             return False
-        self.unwritten.pop(key, None)
+        self._unrouted.pop(key, None)
         return True
 
     def _shape(self, case: _Case, stored: Stored, now: datetime) -> bool:
@@ -379,8 +387,9 @@ class Reconciler:
             raise
         except WorkloadError as e:
             log.warning("not shaped", canary=case.canary.key, error=str(e))
-            self.unwritten[case.canary.key] = str(e)
+            self._unshaped[case.canary.key] = str(e)
             return True
+        self._unshaped.pop(case.canary.key, None)
         for text in done:
             log.info("shaped", canary=case.canary.key, did=text)
         return bool(done)

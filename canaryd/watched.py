@@ -114,15 +114,15 @@ class Watched:
         """Only what these name is watched of ConfigMaps and Secrets."""
         self.contents.only([(kind, c.metadata.namespace, name) for c in canaries for kind, name in contents(c)])
 
-    def missing_permissions(self) -> Sequence[str]:
-        """Each verb that canaryd needs and may not use; empty when the API server does not answer."""
+    def missing_permissions(self) -> Sequence[str] | None:
+        """Each verb that canaryd needs and may not use; None when the API server does not answer."""
         namespaces = self._settings.namespaces or sorted({c["metadata"]["namespace"] for c in self.canaries.items()})
         try:
-            return missing_permissions(
-                self._client, namespaces, own=self._settings.lease.namespace or self._client.namespace
-            )
+            lease = self._settings.lease
+            own = lease.namespace or self._client.namespace
+            return missing_permissions(self._client, namespaces, own=own, lease=lease.name)
         except KubeError:
-            return ()
+            return None
 
 
 _POD_METADATA = (

@@ -44,10 +44,12 @@ class WatchedContents:
 
     def hashed(self, kind: Kind, namespace: str, name: str) -> str:
         """Of what it holds now, in hexadecimal. Raises WorkloadError when it is not there or cannot be seen."""
-        informer = self._informer((kind, namespace, name))
+        informer, is_new = self._informer((kind, namespace, name))
         what = f"{kind.kind} {namespace}/{name}"
-        if not informer.wait_synced(self._patience):
-            raise WorkloadError(f"{what} cannot be read: {informer.trouble() or 'not listed yet'}")
+        if is_new:  # only then: what cannot be seen must not hold up every look
+            informer.wait_synced(self._patience)
+        if (trouble := informer.trouble()) or not informer.synced:
+            raise WorkloadError(f"{what} cannot be read: {trouble or 'not listed yet'}")
         found = informer.get(namespace, name)
         if found is None:
             raise WorkloadError(f"{what} does not exist; spec.workloads.deployment.config names it")
@@ -64,23 +66,25 @@ class WatchedContents:
         """Ends all watches."""
         self.only(())
 
-    def _informer(self, named: Named) -> Informer:
+    def _informer(self, named: Named) -> tuple[Informer, bool]:
+        """And whether it has only just been started."""
         kind, namespace, name = named
         with self._lock:
             informer = self._watched.get(named)
-            if informer is None:
-                selector = f"metadata.name={name}"
-                informer = Informer(
-                    self._client,
-                    kind,
-                    namespaces=(namespace,),
-                    fields=selector,
-                    keep=_hashed,
-                    on_change=partial(self._on_change, kind.plural),
-                )
-                self._watched[named] = informer
-                informer.start()
-            return informer
+            if informer is not None:
+                return informer, False
+            selector = f"metadata.name={name}"
+            informer = Informer(
+                self._client,
+                kind,
+                namespaces=(namespace,),
+                fields=selector,
+                keep=_hashed,
+                on_change=partial(self._on_change, kind.plural),
+            )
+            self._watched[named] = informer
+            informer.start()
+            return informer, True
 
 
 def _hashed(obj: JSON) -> JSON:

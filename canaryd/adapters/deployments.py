@@ -180,7 +180,7 @@ class DeploymentWorkloads:
             if world.canary is None:
                 raise WorkloadError(f"Deployment {canary.metadata.namespace}/{world.spec.name} does not exist")
             if world.config is None:
-                self._config(canary)  # raises with the reason
+                raise WorkloadError(world.unread)
             return Release(asked(world))
 
     def view(self, canary: Canary, state: RolloutState) -> WorkloadView:
@@ -215,6 +215,8 @@ class DeploymentWorkloads:
             world = self._world(canary, state)
             self._not_anothers(world)
             self._not_stale(world, version)
+            if done := self._carry_out(world, self._put_back(world, version), version, now):
+                return done  # the rest is due when that has been seen
             due = [
                 *self._recreated(world, version),
                 *writes(self._with_pins(world), version=version, now=now, grace=self._grace),
@@ -272,6 +274,7 @@ class DeploymentWorkloads:
             raise WorkloadError(f"{canary.key}: spec.workloads.deployment is not given")
         deployments, made = self._readers[DEPLOYMENTS], self._readers[SERVICES]
         stable_service, canary_service = services(canary)
+        config, unread = self._config_or_why(canary)
         world = World(
             doc=canary,
             state=state,
@@ -282,7 +285,8 @@ class DeploymentWorkloads:
             stable_service=made.get(namespace, stable_service) if stable_service else None,
             canary_service=made.get(namespace, canary_service) if canary_service else None,
             scaler=self._scaler(namespace, spec.name, spec.stable),
-            config=self._config_or_none(canary),
+            config=config,
+            unread=unread,
         )
         return world if world.canary is None else replace(world, known=self._asked(world))
 
@@ -315,11 +319,12 @@ class DeploymentWorkloads:
             out[f"{kind.kind}/{name}"] = self._contents.hashed(kind, canary.metadata.namespace, name)
         return out
 
-    def _config_or_none(self, canary: Canary) -> Mapping[str, str] | None:
+    def _config_or_why(self, canary: Canary) -> tuple[Mapping[str, str] | None, str]:
+        """What is read, or why it cannot be: pods are looked after all the same."""
         try:
-            return self._config(canary)
-        except WorkloadError:
-            return None
+            return self._config(canary), ""
+        except WorkloadError as e:
+            return None, str(e)
 
     def _asked(self, world: World) -> str:
         """The revision, which keeps its name while neither template nor config change under our eyes."""
@@ -400,6 +405,12 @@ class DeploymentWorkloads:
             return []
         pin = self._pins(world).get(objects.pin_name(world.doc.name, world.state.stable_revision))
         return promote.recreated(world, pin, version)
+
+    def _put_back(self, world: World, version: int) -> list[Write]:
+        if not promote.is_astray(world):
+            return []
+        pin = self._pins(world).get(objects.pin_name(world.doc.name, world.state.stable_revision))
+        return [promote.put_back(world, pin, version)] if pin is not None else []
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
 

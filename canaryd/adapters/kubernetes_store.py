@@ -17,7 +17,7 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from operator import itemgetter
 from threading import Lock, RLock
@@ -40,6 +40,7 @@ JSON = dict[str, Any]
 
 RECORDS = 6 * 1024  # bytes of packed records that stay in a status
 WHOLE = 16 * 1024  # bytes of a status, records and all
+UNKEPT = timedelta(minutes=1)  # between two tries where a status is not kept
 MOST_RECORDS = 24 * 1024  # bytes of them where the companion cannot be written
 
 log = structlog.get_logger("canaryd.store")
@@ -82,6 +83,7 @@ class KubernetesStore:
         self._lock = RLock()  # of what is kept in memory below
         self._writers: dict[str, Lock] = {}  # one at a time for each Canary
         self._told: set[str] = set()  # ids that are still owed in a status
+        self._unkept: dict[str, datetime] = {}  # uid → when its status was saved and not kept
         self._moved: dict[str, dict[str, Record]] = {}  # canary → owed records that its companion holds
         self._nothing: dict[str, object] = {}  # uid → the text of records of which all that is owed has been told
 
@@ -92,6 +94,7 @@ class KubernetesStore:
         where there is no such Canary.
         """
         found = self._objects.find(canary)
+        self._check_keeps(found)
         held = self._read.held(found)
         pending = self._read.heard(found).without(held.answered)
         return Stored(held.state, _Version.of(held.version, found), None, pending.overrides)
@@ -112,6 +115,7 @@ class KubernetesStore:
             answer, told = self._objects.write(canary, attempt)
         with self._lock:
             self._told -= told
+        self._check_saved(answer, version + 1)
         return _Version.of(version + 1, answer)
 
     def release(self, canary: str, release: Release) -> int:
@@ -242,15 +246,24 @@ class KubernetesStore:
         self._set(canary, statuses.invalid(problems))
 
     def accept(self, canary: str) -> None:
-        """The document of this generation is valid, and every condition speaks of it. No write when that is so, nor
-        before the first decision. Raises StoreError.
+        """The document of this generation is valid, nothing holds it up, and every condition speaks of it. No write
+        when that is so, nor before the first decision. Raises StoreError.
         """
         found = self._objects.find(canary)
         status = status_of(found)
-        if statuses.is_refused(status) or (
-            status.get("version") and status.get("observedGeneration") != generation_of(found)
+        if (
+            statuses.is_refused(status)
+            or statuses.is_held_up(status)
+            or (status.get("version") and status.get("observedGeneration") != generation_of(found))
         ):
             self._set(canary, statuses.valid(), all_of_them=True)
+
+    def hold(self, canary: str, why: str) -> None:
+        """Ready=False with what keeps the Canary from being looked after; "" takes that back. No write when so already.
+
+        Raises StoreError.
+        """
+        self._set(canary, statuses.held_up(why) if why else statuses.valid())
 
     def condition(self, canary: str, type_: str, status: str, reason: str, message: str) -> None:
         """Sets one condition; no write when it is so already. `status` is True, False or Unknown, `reason` CamelCase.
@@ -276,6 +289,8 @@ class KubernetesStore:
             self._objects.patch_status(found, change, hearing=True)
             return tuple(r.sentence for r in refused)
 
+        if annotation_of(self._objects.find(canary)) is None:  # nearly always
+            return ()
         with self._writing(canary):
             return self._objects.write(canary, attempt)
 
@@ -309,6 +324,31 @@ class KubernetesStore:
             return dict(self._moved.setdefault(uid, older))
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _check_saved(self, answer: JSON, version: int) -> None:
+        """Raises StoreError where the server took the status and did not keep it: nothing may follow from that."""
+        if status_of(answer).get("version") == version and "state" in status_of(answer):
+            return
+        self._read.check_kept(answer)
+        with self._lock:
+            self._unkept[str(answer["metadata"]["uid"])] = self._clock()
+        self._check_keeps(answer)
+
+    def _check_keeps(self, found: JSON) -> None:
+        """Raises StoreError for a while after a server kept nothing at all of a status; then it is tried once more."""
+        uid = str(found["metadata"]["uid"])
+        with self._lock:
+            since = self._unkept.get(uid)
+            if since is None:
+                return
+            if status_of(found).get("version") or self._clock() - since >= UNKEPT:
+                del self._unkept[uid]
+                return
+        raise StoreError(
+            f"{key_of(found)}: the API server did not keep status.version and status.state: the definition of the"
+            " Canary resource (CRD) is not that of this canaryd. Nothing is decided until that is put right"
+            " (canaryd manifests crd | kubectl apply --server-side --force-conflicts -f -)"
+        )
 
     @contextmanager
     def _writing(self, canary: str) -> Iterator[None]:
@@ -373,6 +413,7 @@ class KubernetesStore:
         """One condition; `all_of_them`: the others then speak of the present generation, too."""
 
         def attempt(found: JSON) -> None:
+            self._read.check_kept(found)
             generation, status = generation_of(found), status_of(found)
             before = status.get("conditions")
             new = statuses.with_condition(before, condition, generation, self._clock())

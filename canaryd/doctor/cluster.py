@@ -96,7 +96,9 @@ def _permissions(cluster: Cluster) -> Iterator[Finding]:
         namespaces = ()
     who = f"the ServiceAccount {cluster.own}/{cluster.account}"
     try:
-        lacking = list(permissions.missing(cluster.client, namespaces, own=cluster.own, allowed=allowed))
+        lacking = list(
+            permissions.missing(cluster.client, namespaces, own=cluster.own, lease=cluster.lease, allowed=allowed)
+        )
     except KubeForbiddenError:
         yield warning(
             f"{cluster.user} may not ask what {who} may do",

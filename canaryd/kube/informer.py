@@ -59,7 +59,8 @@ class _Scope:
         self.floor = 0  # everything up to this version is in the cache
         self.listed = False
         self.trouble = f"{self.where} have not been listed yet"
-        self.failures = 0  # in a row
+        self.failures = 0  # of one kind, in a row
+        self.refused = False  # the last was a refusal
         self.watch: Watch | None = None
 
 
@@ -189,21 +190,23 @@ class Informer:
     def _run(self, scope: _Scope) -> None:
         while not self._stopping.is_set():
             began = time.monotonic()
-            longest, least = _LONGEST_S, 0.0
+            longest, least, refused = _LONGEST_S, 0.0, False
             try:
                 if not scope.since:
                     self._list(scope)
                 self._follow(scope)
             except KubeError as e:
                 if isinstance(e, KubeForbiddenError | KubeUnauthorizedError | KubeNotFoundError):
-                    longest = _LONGEST_FORBIDDEN_S
+                    longest, refused = _LONGEST_FORBIDDEN_S, True
                 least = e.retry_after or 0.0
                 self._failed(scope, e)
             except Exception:  # an object of a shape nobody thought of must not end the watch unseen
                 scope.since = ""
                 self._say(scope, f"{scope.where}: an object could not be digested; this is a defect of canaryd")
                 log.exception("watch failed", what=scope.where)
-            scope.failures = 1 if time.monotonic() - began >= _LIVED_S else scope.failures + 1
+            # A server that is back after a while may refuse at first, until it knows all roles: no long pause for that.
+            fresh = refused is not scope.refused or time.monotonic() - began >= _LIVED_S
+            scope.failures, scope.refused = 1 if fresh else scope.failures + 1, refused
             self._stopping.wait(max(least, pause(scope.failures, longest)))
 
     def _failed(self, scope: _Scope, e: KubeError) -> None:

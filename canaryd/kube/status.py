@@ -20,7 +20,7 @@ from canaryd.model import Answer, Override, Phase, RolloutState, Verdict
 JSON = dict[str, Any]
 
 READY, PROGRESSING, PROMOTED, HEALTHY = "Ready", "Progressing", "Promoted", "Healthy"
-VALID, INVALID = "Valid", "Invalid"  # reasons of Ready
+VALID, INVALID, HELD = "Valid", "Invalid", "Held"  # reasons of Ready
 LONGEST = 1024  # characters of a message
 MOST_CONDITIONS = 16
 
@@ -44,6 +44,8 @@ def held(status: Any) -> Held:
     version = status.get("version", 0)
     if type(version) is not int or version < 0:
         raise StoreError(f"status.version: expected a whole number from 0, found {version!r}")
+    if why := pruned(status):
+        raise StoreError(why)
     if (version > 0) != ("state" in status):
         raise StoreError(f"status.state: it is {'missing' if version else 'there'}, but status.version is {version}")
     answered = status.get("answered", [])
@@ -52,6 +54,18 @@ def held(status: Any) -> Held:
     chest = _named("status.records", unpack_chest, status["records"]) if "records" in status else Chest()
     state = _named("status.state", unpack_state, status["state"], version, chest) if version else None
     return Held(version, state, chest, tuple(answered))
+
+
+def pruned(status: Any) -> str:
+    """Which field a server has dropped that canaryd wrote, because its definition does not know it; "" for none.
+
+    A whole status that is gone is none: a person may have removed it.
+    """
+    if not isinstance(status, Mapping):
+        return ""
+    lost = ["version"] if "phase" in status and "version" not in status else []
+    lost += ["state"] if status.get("version") and "state" not in status else []
+    return f"status.{lost[0]}: it is missing, although the rest of the status is there" if lost else ""
 
 
 def _named(field: str, unpack: Any, *arguments: Any) -> Any:
@@ -205,9 +219,18 @@ def invalid(problems: Sequence[object]) -> Condition:
     return Condition(READY, "False", INVALID, "; ".join(str(p) for p in problems))
 
 
+def held_up(why: str) -> Condition:
+    return Condition(READY, "False", HELD, why)
+
+
 def is_refused(status: Mapping[str, Any]) -> bool:
     """It says that the document is wrong."""
     return any(c["type"] == READY and c.get("reason") == INVALID for c in _listed(status.get("conditions")))
+
+
+def is_held_up(status: Mapping[str, Any]) -> bool:
+    """It says what keeps the Canary from being looked after."""
+    return any(c["type"] == READY and c.get("reason") == HELD for c in _listed(status.get("conditions")))
 
 
 def _listed(base: Any) -> list[JSON]:

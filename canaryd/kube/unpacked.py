@@ -11,7 +11,7 @@ from typing import Any
 
 from canaryd.errors import StoreError
 from canaryd.kube.canaries import annotation_of, key_of, status_of
-from canaryd.kube.status import Held, held
+from canaryd.kube.status import Held, held, pruned
 from canaryd.kube.words import Heard, heard
 
 JSON = dict[str, Any]
@@ -55,6 +55,11 @@ class Unpacked:
                 self._seen.popitem(last=False)
         return unpacked
 
+    def check_kept(self, found: JSON) -> None:
+        """Raises StoreError where a server has dropped what canaryd wrote: any further write makes that final."""
+        if why := pruned(found.get("status")):
+            raise StoreError(f"{key_of(found)}: {why}. {_repair(found)}")
+
     def heard(self, found: JSON) -> Heard:
         """What people say, each word with the time at which it was first heard where it tells none."""
         text = annotation_of(found)
@@ -71,6 +76,14 @@ class Unpacked:
 
 def _repair(found: JSON) -> str:
     meta = found["metadata"]
+    if pruned(found.get("status")):
+        return (
+            "The API server dropped what canaryd wrote: the definition of the Canary resource (CRD) is older than this "
+            "canaryd. Nothing is decided and nothing written until that is put right"
+            " (canaryd manifests crd | kubectl apply --server-side --force-conflicts -f -); if it stays, start afresh"
+            f" (kubectl patch canaries.canaryd.io {meta['name']} -n {meta['namespace']} --subresource=status"
+            """ --type=json -p '[{"op":"remove","path":"/status"}]')"""
+        )
     canary = f"canaries.canaryd.io {meta['name']} -n {meta['namespace']} --subresource=status"
     return (
         f"Nothing is decided and nothing overwritten until a person has put that field right (kubectl edit {canary})"

@@ -188,6 +188,11 @@ BROKEN = [
         replace(READY, canary=Pods(wanted=3, ready=2, restarts=4)), "4 restarts of api, 0 of api-stable", id="restarts"
     ),
     pytest.param(
+        replace(READY, canary=Pods(wanted=1, ready=1, restarts=4), stable=Pods(wanted=10, ready=10, restarts=3)),
+        "4 restarts of api, 3 of api-stable",
+        id="restarts-of-a-single-pod",
+    ),
+    pytest.param(
         replace(READY, ready=False, gone="Deployment shop/api does not exist"),
         "Deployment shop/api does not exist",
         id="gone",
@@ -304,6 +309,68 @@ def test_a_plain_route_put_back_by_somebody_becomes_the_current_split_again() ->
     assert world.weight() == 10
 
 
+def test_a_tool_that_keeps_the_plain_route_is_told_once_and_undone_while_the_canary_has_pods() -> None:
+    world = releasing(adopted())
+    before = len(world.told())
+    for _ in range(3 * DRIFTS):
+        world.now += timedelta(seconds=3)
+        world.router.plain("shop/api", "api")
+        world.tick(measure=False)
+        assert world.weight() == 10
+    assert world.told()[before:] == ["drift"] * DRIFTS + ["contested"]
+
+
+def test_a_plain_route_is_left_for_a_while_where_it_reaches_nothing_but_stable() -> None:
+    world = adopted()
+    world.workloads.put("shop/api", replace(READY, canary=Pods()))
+    for _ in range(DRIFTS + 1):
+        world.traffic(10)
+        world.router.plain("shop/api", "api")
+        world.tick(measure=False)
+    assert world.told()[-1] == "contested"
+    writes = len(world.router.writes)
+    world.traffic(60)
+    world.tick(measure=False)
+    assert len(world.router.writes) == writes
+    world.workloads.put("shop/api", READY)
+    releasing(world)
+    assert world.weight() == 10, "a release does not wait for the end of a truce"
+
+
+def test_a_weight_raised_during_the_truce_of_a_quarrel_is_put_back() -> None:
+    world = releasing(adopted())
+    for _ in range(DRIFTS + 1):
+        world.now += timedelta(seconds=3)
+        world.router.edit("shop/api", 0, editor="argocd")
+        world.tick(measure=False)
+    assert world.weight() == 0, "left alone"
+    world.now += timedelta(seconds=3)
+    world.router.edit("shop/api", 60, editor="anna")
+    world.tick(measure=False)
+    assert world.weight() == 10
+
+
+def test_trouble_with_the_workloads_is_over_when_they_can_be_written_again() -> None:
+    world = adopted()
+    world.workloads.fail("Deployment shop/api was changed by somebody meanwhile")
+    (outcome,) = world.tick(measure=False)
+    assert outcome.seen is not None
+    assert outcome.seen.trouble
+    world.workloads.heal()
+    world.tick(measure=False)
+    (outcome,) = world.tick(measure=False)
+    assert outcome.seen is not None
+    assert outcome.seen.trouble == ()
+
+
+def test_a_rolled_back_canary_says_why() -> None:
+    world = releasing(adopted())
+    world.workloads.put("shop/api", replace(READY, gone="Deployment shop/api does not exist"))
+    world.turn(2)
+    assert world.state().phase is Phase.ROLLED_BACK
+    assert "Deployment shop/api does not exist" in world.state().sentence
+
+
 # ── looks that share a save ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -357,6 +424,22 @@ def test_looks_are_void_when_somebody_else_has_saved() -> None:
     assert world.weight() == 50, "the other's step is followed"
     with pytest.raises(ConflictError):
         world.store.save("shop/api", stored.state, stored.version, [])
+
+
+def test_how_far_an_upgrade_has_come_costs_no_save_of_its_own_but_its_end_does() -> None:
+    world = releasing(adopted(rps=400, save_every=100))
+    world.workloads.upgrades("shop/api", HookStatus.OWED, detail="0 of 3 pods")
+    world.until("Promoting")
+    world.tick(measure=False)
+    before = world.store.load("shop/api").version
+    for ready in (1, 2, 3):
+        world.workloads.upgrades("shop/api", HookStatus.OWED, detail=f"{ready} of 3 pods")
+        world.tick(measure=False)
+    assert world.store.load("shop/api").version == before
+    assert "3 of 3 pods" in world.reconciler._load(world.canaries[0]).state.sentence  # type: ignore[union-attr]
+    world.workloads.upgrades("shop/api", HookStatus.DONE)
+    world.tick(measure=False)
+    assert world.store.load("shop/api").version > before
 
 
 # ── farewell ─────────────────────────────────────────────────────────────────────────────────────────────────
