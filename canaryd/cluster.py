@@ -22,10 +22,10 @@ import structlog
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
 from canaryd.config.objects import canary_of, key_of, read_objects
-from canaryd.errors import CanarydError, KubeError, NotifyError
+from canaryd.errors import CanarydError, KubeError, KubeNotFoundError, NotifyError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
-from canaryd.kube.kinds import CANARIES
+from canaryd.kube.kinds import CANARIES, NAMESPACES
 from canaryd.kube.lease import Lease
 from canaryd.model import DecisionKind, Record
 from canaryd.policy import Canary, OnDelete
@@ -39,8 +39,11 @@ log = structlog.get_logger("canaryd.daemon")
 
 FINALIZER = "canaryd.io/restore"
 ON_DELETE = "canaryd.io/on-delete"  # annotation: orphan
+SIGHT = timedelta(seconds=10)  # so long everything is waited for at the start, then only for something
 PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
 PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
+RELOADING = 9  # times as long as reading all documents took is the pause before they are read again
+LONGEST_PAUSE_S = 10.0
 AGAIN = timedelta(minutes=1)  # how often refused documents are looked at anew
 RIGHTS = timedelta(seconds=3)  # how soon after something was forbidden it is asked what else is
 
@@ -65,6 +68,7 @@ class ClusterDaemon(Base):
         self._resting = Resting()
         self._turns = threading.Lock()  # of the line above
         self._stale = True  # the documents must be read again
+        self._reload_from = 0.0  # not before, so that thousands of documents that change are not read all the time
         self._parting_told: dict[str, str] = {}
         self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
         self._rights_due = 0.0  # on the monotonic clock
@@ -107,8 +111,10 @@ class ClusterDaemon(Base):
         return 0
 
     def _wait_for_sight(self) -> bool:
-        """True when everything has been listed once."""
-        said = ""
+        """True when everything has been listed once, or, after a while, all that can be: one namespace whose rights
+        are missing, or that is gone, must not keep the others waiting.
+        """
+        said, began = "", time.monotonic()
         while not self.stopping.is_set():
             if self.watched.wait_synced(timedelta(seconds=1)):
                 return True
@@ -117,6 +123,9 @@ class ClusterDaemon(Base):
             if trouble != said:
                 log.warning("waiting", reason=trouble)
                 said = trouble
+            if self.last_tick - began > SIGHT.total_seconds() and self.watched.sees_some():
+                log.error("not everything can be seen", reason=trouble)
+                return True
         return False
 
     def _wait_for_lead(self) -> bool:
@@ -178,7 +187,7 @@ class ClusterDaemon(Base):
         """Look, without counting, at the Canaries for which something changed since the last time."""
         if not self.lease.leading:
             return
-        if self._stale:
+        if self._stale and time.monotonic() >= self._reload_from:
             self._reload()
         touched = {self._touched.popleft() for _ in range(len(self._touched))}  # the watches go on adding
         keys = {key for one in touched for key in self._matters_to(one)}
@@ -263,7 +272,7 @@ class ClusterDaemon(Base):
 
     def _reload(self) -> None:
         """Read the Canary objects; a wrong one says so in its status and keeps its last valid form while it has one."""
-        self._stale = False
+        self._stale, began = False, time.monotonic()
         found = self.watched.canaries.items()
         loaded = read_objects(found, self.settings, self._by_key)
         refused = {one.key: one.problems for one in loaded.refused}
@@ -271,6 +280,7 @@ class ClusterDaemon(Base):
         for key, problems in conflicts.items():
             refused[key] = (*refused.get(key, ()), *problems)
         kept = tuple(c for c in loaded.canaries if c.key not in conflicts or c.key in self._by_key)
+        new = [c for c in kept if self._by_key.get(c.key) is not c]
         self._by_key = {c.key: c for c in kept}
         for gone in self._unguarded.keys() - self._by_key.keys():
             del self._unguarded[gone]
@@ -279,6 +289,7 @@ class ClusterDaemon(Base):
         for canary in kept:
             for one in places(canary):
                 self._index.setdefault(one, set()).add(canary.key)
+        self._touched.extend((CANARIES.plural, c.metadata.namespace, c.name) for c in new)  # looked at at once
         self.watched.name_contents(kept)
         self.telemetry.keep(set(self._by_key))
         with self._troubled:
@@ -296,6 +307,8 @@ class ClusterDaemon(Base):
         for there in found:
             if key_of(there) in self._by_key and FINALIZER not in (there["metadata"].get("finalizers") or ()):
                 self._guard(key_of(there))
+        took = time.monotonic() - began
+        self._reload_from = time.monotonic() + min(RELOADING * took, LONGEST_PAUSE_S)
 
     def _guarded(self, key: str, write: Callable[..., object], *what: object) -> None:
         """One Canary's trouble is its own."""
@@ -388,6 +401,9 @@ class ClusterDaemon(Base):
                 waits = self.reconciler.remove(canary, at)
             except CanarydError as e:
                 waits = str(e)
+            if waits and "forbidden" in waits and self._is_going(metadata["namespace"]):
+                log.warning("let go as it is", canary=key, reason=f"its namespace is being deleted; {waits}")
+                waits = ""
             since = at - datetime.fromisoformat(metadata["deletionTimestamp"])
             if waits and since > PATIENCE:
                 log.error("left as it is", canary=key, reason=waits, after=str(since))
@@ -401,6 +417,15 @@ class ClusterDaemon(Base):
         self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge")
         self._parting_told.pop(key, None)
         log.info("let go", canary=key)
+
+    def _is_going(self, namespace: str) -> bool:
+        """It is being deleted, or gone; its Roles go with it, so that nothing can be brought back in it."""
+        try:
+            return "deletionTimestamp" in self.client.get(NAMESPACES, "", namespace)["metadata"]
+        except KubeNotFoundError:
+            return True
+        except KubeError:
+            return False
 
     def _tell_parting(self, key: str, waits: str) -> None:
         if self._parting_told.get(key) != waits:
