@@ -11,8 +11,9 @@ import pytest
 import structlog
 from world import World, canary
 
+from canaryd.adapters.memory import MemoryWorkloads
 from canaryd.errors import ConflictError, WorkloadError
-from canaryd.model import Action, DecisionKind, HookStatus, Phase, Pods, WorkloadView
+from canaryd.model import Action, DecisionKind, HookStatus, Phase, Pods, RolloutState, WorkloadView
 from canaryd.plan import DRIFTS, SETTLE, TRUCE
 from canaryd.policy import Canary, parse_canary
 
@@ -371,6 +372,18 @@ def test_a_rolled_back_canary_says_why() -> None:
     assert "Deployment shop/api does not exist" in world.state().sentence
 
 
+@pytest.mark.parametrize("pods", [3, 0])
+def test_a_plain_route_put_back_again_and_again_is_left_only_while_the_canary_has_no_pods(pods: int) -> None:
+    world = adopted()
+    world.workloads.put("shop/api", replace(READY, canary=Pods(wanted=pods, ready=pods)))
+    for _ in range(DRIFTS + 1):
+        world.now += timedelta(seconds=3)
+        world.router.plain("shop/api", "api")
+        world.tick(measure=False)
+    view = world.router.view("shop/api", world.canaries[0].spec.route, "api-stable", "api")
+    assert view.adoptable is (pods == 0)
+
+
 # ── looks that share a save ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -458,6 +471,30 @@ def test_how_far_an_upgrade_has_come_costs_no_save_of_its_own_but_its_end_does()
     world.workloads.upgrades("shop/api", HookStatus.DONE)
     world.tick(measure=False)
     assert world.store.load("shop/api").version > before
+
+
+def test_a_decision_that_was_not_saved_changes_no_workload_and_no_route() -> None:
+    world = releasing(adopted())
+    key = "shop/api"
+
+    class Meddled(MemoryWorkloads):
+        """While they are looked at, another daemon saves."""
+
+        def view(self, canary: Canary, state: RolloutState) -> WorkloadView:
+            stored = world.store.load(key)
+            assert stored.state is not None
+            world.store.save(key, stored.state, stored.version, [])
+            return super().view(canary, state)
+
+    workloads = Meddled()
+    workloads.asks_for(key, "r2")
+    workloads.put(key, replace(READY, canary=Pods(wanted=3, ready=0)))
+    world.reconciler.ports = replace(world.ports, workloads=workloads)
+    written = len(world.router.writes)
+    (outcome,) = world.reconciler.tick(world.canaries, world.now, measure=False)
+    assert "saved at version" in outcome.failed
+    assert workloads.shaped == []
+    assert len(world.router.writes) == written
 
 
 # ── farewell ─────────────────────────────────────────────────────────────────────────────────────────────────
