@@ -28,9 +28,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "cluster"), str(ROOT)]
 
-from bench import Bench, BenchPrometheus, netns  # noqa: E402
-from bench.bench import obstacle  # noqa: E402
-from release_scenes import ACCOUNT, NAMESPACE, STEPS, Service, canaryd, install, now, service, settings  # noqa: E402
+from bench import Bench, BenchPrometheus, netns
+from bench.bench import obstacle
+from release_scenes import ACCOUNT, NAMESPACE, STEPS, Service, canaryd, install, now, service, settings
 
 RPS = 300
 OUTAGE_S = 60.0
@@ -56,6 +56,8 @@ class Measured:
     requests: int = 0  # of the service, from before its adoption on
     failed: int = 0  # of the canary's own answers
     lost: int = 0  # answered by nobody
+    stalled: int = 0  # seconds in which nobody answered anything: the machine was too busy to carry the load
+    slowest_ms: float = 0.0
     calls: Counter[tuple[str, str]] = field(default_factory=Counter)  # from the change of the image to the end
     loads: tuple[float, float] = (0.0, 0.0)  # load average when it began and ended
     story: list[str] = field(default_factory=list)
@@ -90,7 +92,7 @@ class Scenes:
     def _outage(self, one: Service, told: list[str], began: float) -> None:
         """Prometheus dies at the second step and comes back a minute later."""
         while one.status().get("weight", {}).get("desired") != STEPS[1]:
-            if one.phase() not in ("Waiting", "Progressing") or time.time() - began > PATIENCE:
+            if one.phase() in ("Succeeded", "RolledBack") or time.time() - began > PATIENCE:
                 raise SystemExit(f"outage: the second step was never reached: {one.status()}")
             time.sleep(0.2)
         self.prometheus.child.kill()
@@ -128,6 +130,8 @@ class Scenes:
         out.ok &= out.lost == 0 and len(totals.failures) == out.lost + out.failed
         if wanted == "Succeeded":
             out.ok &= out.failed == 0
+        seconds = totals.by_second.keys()
+        out.stalled, out.slowest_ms = max(seconds) - min(seconds) + 1 - len(seconds), totals.slowest_ms
         moves = list(self._moves(one, since))
         out.until = next((s for w, s in reversed(moves) if w == (100 if wanted == "Succeeded" else 0)), out.seconds)
         out.story += [f"{s:5.0f} s  canary gets {w} %" for w, s in moves] + [status["message"]]
@@ -159,6 +163,7 @@ def table(found: Sequence[Measured]) -> str:
         lines.append(
             f"  {m.scene:<9} {m.ended:<11} {m.seconds:>4.0f} s {m.until:>6.0f} s {m.failed:>6} {m.lost:>4} "
             f"{m.requests:>7} {m.own_calls:>3} + {m.lease_calls} of the Lease  {m.loads[0]:.1f} to {m.loads[1]:.1f}"
+            + (f"; stalled for {m.stalled} s" if m.stalled else "")
         )
     return "\n".join(lines)
 

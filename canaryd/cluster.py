@@ -12,25 +12,26 @@ import secrets
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import structlog
 
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
 from canaryd.config.objects import canary_of, key_of, read_objects
-from canaryd.errors import CanarydError, KubeError, NotifyError
+from canaryd.errors import CanarydError, KubeError, KubeNotFoundError, NotifyError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
-from canaryd.kube.kinds import CANARIES
+from canaryd.kube.kinds import CANARIES, NAMESPACES
 from canaryd.kube.lease import Lease
 from canaryd.model import DecisionKind, Record
 from canaryd.policy import Canary, OnDelete
 from canaryd.process import DELIVERY, INBOX, PRUNE, Base, new_scheduler, now
 from canaryd.reconcile import Outcome, Reconciler
+from canaryd.resting import Resting
 from canaryd.troubles import Troubles
 from canaryd.watched import Place, Watched, place, places
 
@@ -38,8 +39,11 @@ log = structlog.get_logger("canaryd.daemon")
 
 FINALIZER = "canaryd.io/restore"
 ON_DELETE = "canaryd.io/on-delete"  # annotation: orphan
+SIGHT = timedelta(seconds=10)  # so long everything is waited for at the start, then only for something
 PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
 PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
+RELOADING = 9  # times as long as reading all documents took is the pause before they are read again
+LONGEST_PAUSE_S = 10.0
 AGAIN = timedelta(minutes=1)  # how often refused documents are looked at anew
 RIGHTS = timedelta(seconds=3)  # how soon after something was forbidden it is asked what else is
 
@@ -53,7 +57,7 @@ class ClusterDaemon(Base):
         self.client = self._connect("canaryd")
         self.holder = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{secrets.token_hex(4)}"
         self._changed = threading.Event()
-        self._touched: set[Place] = set()  # (plural, namespace, name) of objects that changed
+        self._touched: deque[Place] = deque()  # (plural, namespace, name) of objects that changed
         self.watched = Watched(self.client, wanted, self._touch)
         self.store = wiring.cluster_store(self.client, self.watched)
         self.ports = wiring.cluster(settings, self.client, self.watched, self.store)
@@ -61,12 +65,16 @@ class ClusterDaemon(Base):
         self._index: dict[Place, set[str]] = {}  # watched object -> keys of the Canaries it matters to
         self._by_key: dict[str, Canary] = {}
         self._busy: set[str] = set()  # under a look at the counters right now
+        self._resting = Resting()
+        self._turns = threading.Lock()  # of the line above
         self._stale = True  # the documents must be read again
+        self._reload_from = 0.0  # not before, so that thousands of documents that change are not read all the time
         self._parting_told: dict[str, str] = {}
         self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
         self._rights_due = 0.0  # on the monotonic clock
         self._troubles, self._troubled = Troubles(), threading.Lock()
         self._untold: dict[str, str] = {}  # key -> why its status could not be written the last time
+        self._unguarded: dict[str, str] = {}  # key -> why its finalizer could not be set
         place = wanted.lease.namespace or self.client.namespace
         duration = wanted.lease.duration
         self.lease = Lease(
@@ -103,8 +111,10 @@ class ClusterDaemon(Base):
         return 0
 
     def _wait_for_sight(self) -> bool:
-        """True when everything has been listed once."""
-        said = ""
+        """True when everything has been listed once, or, after a while, all that can be: one namespace whose rights
+        are missing, or that is gone, must not keep the others waiting.
+        """
+        said, began = "", time.monotonic()
         while not self.stopping.is_set():
             if self.watched.wait_synced(timedelta(seconds=1)):
                 return True
@@ -113,6 +123,9 @@ class ClusterDaemon(Base):
             if trouble != said:
                 log.warning("waiting", reason=trouble)
                 said = trouble
+            if self.last_tick - began > SIGHT.total_seconds() and self.watched.sees_some():
+                log.error("not everything can be seen", reason=trouble)
+                return True
         return False
 
     def _wait_for_lead(self) -> bool:
@@ -133,7 +146,7 @@ class ClusterDaemon(Base):
         settings = self.settings
         self.reconciler = Reconciler(self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every)
         self.scheduler = new_scheduler()
-        self._jobs, self._stale = frozenset(), True
+        self._jobs, self._stale, self._resting = frozenset(), True, Resting()
         self.leading.set()
         self.telemetry.leading.set(1)
         self._reload()
@@ -166,7 +179,7 @@ class ClusterDaemon(Base):
 
     def _touch(self, plural: str, old: JSON | None, new: JSON | None) -> None:
         """Called by the watches: only notes what it was."""
-        self._touched.add(place(plural, new or old or {}))
+        self._touched.extend({place(plural, obj) for obj in (old, new) if obj is not None})
         if plural == CANARIES.plural and _is_document(old, new):
             self._stale = True
 
@@ -174,16 +187,16 @@ class ClusterDaemon(Base):
         """Look, without counting, at the Canaries for which something changed since the last time."""
         if not self.lease.leading:
             return
-        if self._stale:
+        if self._stale and time.monotonic() >= self._reload_from:
             self._reload()
-        touched, self._touched = self._touched, set()
+        touched = {self._touched.popleft() for _ in range(len(self._touched))}  # the watches go on adding
         keys = {key for one in touched for key in self._matters_to(one)}
         for key in keys & self._by_key.keys():
             self._guarded(key, self.store.reject)
         later = {key for key in keys & self._busy if not self._has_word(key)}
         for key in later:
             namespace, _, name = key.partition("/")
-            self._touched.add((CANARIES.plural, namespace, name))
+            self._touched.append((CANARIES.plural, namespace, name))
         self._tick([self._by_key[key] for key in sorted(keys - later) if key in self._by_key], measure=False)
 
     def _matters_to(self, one: Place) -> Iterable[str]:
@@ -199,13 +212,22 @@ class ClusterDaemon(Base):
             return False
 
     def _tick_interval(self, interval: timedelta) -> None:
-        if self.lease.leading:
-            self._tick([c for c in self.canaries if c.spec.interval == interval])
+        if not self.lease.leading:
+            return
+        mine = [c for c in self.canaries if c.spec.interval == interval]
+        if not self.watched.trouble():  # what changes now may not be seen: nobody rests
+            number = int((now() - self.ports.metrics.lag).timestamp() / interval.total_seconds())
+            with self._turns:
+                mine = self._resting.due(mine, number)
+        self._tick(mine)
 
-    def _tick(self, canaries: Any, *, measure: bool = True) -> Sequence[Outcome]:
-        if not canaries:
+    def _tick(self, canaries: Sequence[Canary], *, measure: bool = True) -> Sequence[Outcome]:
+        if not canaries and not measure:
             return ()
         keys = {c.key for c in canaries}
+        with self._turns:
+            for key in keys:
+                self._resting.wake(key)
         if measure:
             self._busy |= keys
         try:
@@ -213,6 +235,8 @@ class ClusterDaemon(Base):
         finally:
             if measure:
                 self._busy -= keys
+        with self._turns:
+            self._resting.looked(canaries, outcomes)
         self._tell_troubles(outcomes)
         return outcomes
 
@@ -248,7 +272,7 @@ class ClusterDaemon(Base):
 
     def _reload(self) -> None:
         """Read the Canary objects; a wrong one says so in its status and keeps its last valid form while it has one."""
-        self._stale = False
+        self._stale, began = False, time.monotonic()
         found = self.watched.canaries.items()
         loaded = read_objects(found, self.settings, self._by_key)
         refused = {one.key: one.problems for one in loaded.refused}
@@ -256,16 +280,22 @@ class ClusterDaemon(Base):
         for key, problems in conflicts.items():
             refused[key] = (*refused.get(key, ()), *problems)
         kept = tuple(c for c in loaded.canaries if c.key not in conflicts or c.key in self._by_key)
+        new = [c for c in kept if self._by_key.get(c.key) is not c]
         self._by_key = {c.key: c for c in kept}
+        for gone in self._unguarded.keys() - self._by_key.keys():
+            del self._unguarded[gone]
         self.canaries = kept
         self._index = {}
         for canary in kept:
             for one in places(canary):
                 self._index.setdefault(one, set()).add(canary.key)
+        self._touched.extend((CANARIES.plural, c.metadata.namespace, c.name) for c in new)  # looked at at once
         self.watched.name_contents(kept)
         self.telemetry.keep(set(self._by_key))
         with self._troubled:
             self._troubles.keep(set(self._by_key))
+        with self._turns:
+            self._resting.keep(set(self._by_key))
         self._schedule_ticks()
         for key, problems in refused.items():
             if self._refused.get(key) != problems:
@@ -277,6 +307,8 @@ class ClusterDaemon(Base):
         for there in found:
             if key_of(there) in self._by_key and FINALIZER not in (there["metadata"].get("finalizers") or ()):
                 self._guard(key_of(there))
+        took = time.monotonic() - began
+        self._reload_from = time.monotonic() + min(RELOADING * took, LONGEST_PAUSE_S)
 
     def _guarded(self, key: str, write: Callable[..., object], *what: object) -> None:
         """One Canary's trouble is its own."""
@@ -298,8 +330,10 @@ class ClusterDaemon(Base):
         change = {"finalizers": [*held, FINALIZER], "resourceVersion": found["metadata"]["resourceVersion"]}
         try:
             self.watched.canaries.put(self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge"))
+            self._unguarded.pop(key, None)
         except KubeError as e:
             log.info("finalizer not set yet", canary=key, reason=str(e))
+            self._unguarded[key] = str(e)
 
     def _look_again(self) -> None:
         """What may have become right by itself: conflicts between documents, finalizers, words that nobody heard."""
@@ -332,7 +366,12 @@ class ClusterDaemon(Base):
 
     def _doubts(self) -> bool:
         """Something lacks, as far as is known, or was forbidden."""
-        told = (self.watched.trouble(), *self.reconciler.untold.values(), *self._untold.values())
+        told = (
+            self.watched.trouble(),
+            *self.reconciler.untold.values(),
+            *self._untold.values(),
+            *self._unguarded.values(),
+        )
         with self._troubled:
             told = (*told, *self._troubles.texts)
         return self._missing is None or bool(self._missing) or any("forbidden" in text for text in told)
@@ -362,6 +401,9 @@ class ClusterDaemon(Base):
                 waits = self.reconciler.remove(canary, at)
             except CanarydError as e:
                 waits = str(e)
+            if waits and "forbidden" in waits and self._is_going(metadata["namespace"]):
+                log.warning("let go as it is", canary=key, reason=f"its namespace is being deleted; {waits}")
+                waits = ""
             since = at - datetime.fromisoformat(metadata["deletionTimestamp"])
             if waits and since > PATIENCE:
                 log.error("left as it is", canary=key, reason=waits, after=str(since))
@@ -375,6 +417,15 @@ class ClusterDaemon(Base):
         self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge")
         self._parting_told.pop(key, None)
         log.info("let go", canary=key)
+
+    def _is_going(self, namespace: str) -> bool:
+        """It is being deleted, or gone; its Roles go with it, so that nothing can be brought back in it."""
+        try:
+            return "deletionTimestamp" in self.client.get(NAMESPACES, "", namespace)["metadata"]
+        except KubeNotFoundError:
+            return True
+        except KubeError:
+            return False
 
     def _tell_parting(self, key: str, waits: str) -> None:
         if self._parting_told.get(key) != waits:

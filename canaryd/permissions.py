@@ -29,6 +29,7 @@ class Scope(StrEnum):
 
     WATCHED = "watched"  # each namespace whose Canaries are looked after
     OWN = "own"  # the namespace in which the daemon itself runs
+    CLUSTER = "cluster"  # whatever namespace, because that may be going away with the Roles in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,19 @@ DAEMON: tuple[Need, ...] = (
     ),
 )
 
+# A namespace that is deleted takes the Roles in it along, and a Canary must be let go all the same: without these its
+# finalizer would keep the namespace for ever. Nothing but canaryd's own resource can be changed by that.
+PARTING: tuple[Need, ...] = (
+    Need(
+        "canaryd.io",
+        "canaries",
+        ("list", "watch", "patch"),
+        "a namespace cannot be deleted with the Canaries in it",
+        scope=Scope.CLUSTER,
+    ),
+    Need("", "namespaces", ("get",), "it is not known whether a namespace is being deleted", scope=Scope.CLUSTER),
+)
+
 # What people need: those who look, and those who also say what should happen.
 VIEWER: tuple[Need, ...] = (
     Need("canaryd.io", "canaries", _READ, "canaryd status and kubectl get canaries show nothing"),
@@ -153,7 +167,8 @@ class Missing:
         return f"{self.verb} {self.need.qualified} in {self.namespace or 'all namespaces'}"
 
 
-# Whether somebody may do this: (verb, kind, namespace or "" for all, subresource, name or "" for any). Raises KubeError.
+# Whether somebody may do this: (verb, kind, namespace or "" for all, subresource, name or "" for any one). Raises
+# KubeError.
 Allowed = Callable[[str, Kind, str, str, str], bool]
 
 

@@ -46,7 +46,7 @@ class Troubles:
         return tuple(held.text for held in self._held.values())
 
     def due(self, outcome: Outcome, at: datetime) -> str | None:
-        """What is to be told of this look: the trouble, "" when it is over, None when nothing. Say `told` afterwards."""
+        """What is to be told of this look: the trouble, "" when it is over, None when nothing. Then say `told`."""
         text = text_of(outcome)
         held = self._held.get(outcome.canary)
         if not text:

@@ -7,8 +7,9 @@ Canary names is read. An object that is not there has no hash: nobody may take t
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from canaryd.errors import WorkloadError
@@ -26,9 +27,18 @@ HASH = "contentHash"  # key of the one thing that is kept
 class WatchedContents:
     """Starts a watch when something is asked for first, and ends it when it is no longer wanted."""
 
-    def __init__(self, client: KubeClient, *, patience: timedelta = timedelta(seconds=2)) -> None:
-        """`patience`: how long the first look may take."""
-        self._client, self._patience = client, patience
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        patience: timedelta = timedelta(seconds=2),
+        on_change: Callable[[str, JSON | None, JSON | None], None] = lambda *_: None,
+    ) -> None:
+        """`patience`: how long the first look may take.
+
+        `on_change(plural, old, new)` is called in the threads of the watches; what it is given holds hashes only.
+        """
+        self._client, self._patience, self._on_change = client, patience, on_change
         self._watched: dict[Named, Informer] = {}
         self._lock = threading.Lock()
 
@@ -64,7 +74,14 @@ class WatchedContents:
             if informer is not None:
                 return informer, False
             selector = f"metadata.name={name}"
-            informer = Informer(self._client, kind, namespaces=(namespace,), fields=selector, keep=_hashed)
+            informer = Informer(
+                self._client,
+                kind,
+                namespaces=(namespace,),
+                fields=selector,
+                keep=_hashed,
+                on_change=partial(self._on_change, kind.plural),
+            )
             self._watched[named] = informer
             informer.start()
             return informer, True

@@ -83,22 +83,58 @@ class _Asked:
     revision: str
 
 
+@dataclass(slots=True)
+class _Shelf:
+    """The objects of one namespace by a key."""
+
+    at: int  # generation of the reader
+    held: dict[str, dict[str, JSON]] = field(default_factory=dict)  # key → name → object
+    keys: dict[str, str] = field(default_factory=dict)  # name → key
+
+    def put(self, obj: JSON, key: str) -> None:
+        name = obj["metadata"]["name"]
+        self.keys[name] = key
+        self.held.setdefault(key, {})[name] = obj
+
+    def drop(self, name: str) -> None:
+        if (key := self.keys.pop(name, None)) is not None:
+            del self.held[key][name]
+            if not self.held[key]:
+                del self.held[key]
+
+
 class _Index:
-    """A reader's objects of one namespace by something other than their name, worked out anew when they change."""
+    """A reader's objects of one namespace by something other than their name, kept up with what changes in it."""
 
     def __init__(self, reader: Reader, key: Callable[[JSON], str]) -> None:
         self._reader, self._key = reader, key
-        self._found: dict[str, tuple[int, dict[str, list[JSON]]]] = {}
+        self._lock = threading.Lock()
+        self._shelves: dict[str, _Shelf] = {}
 
     def get(self, namespace: str, key: str) -> list[JSON]:
-        generation = self._reader.generation
-        at, found = self._found.get(namespace, (-1, {}))
-        if at != generation:
-            found = {}
+        with self._lock:
+            shelf = self._current(namespace)
+            return list(shelf.held.get(key, {}).values())
+
+    def _current(self, namespace: str) -> _Shelf:
+        generation = self._reader.generation  # read first: what comes meanwhile is taken once more
+        shelf = self._shelves.get(namespace)
+        if shelf is not None and shelf.at == generation:
+            return shelf
+        changed = None if shelf is None else self._reader.changed(shelf.at)
+        if shelf is None or changed is None:
+            shelf = self._shelves[namespace] = _Shelf(generation)
             for obj in self._reader.items(namespace):
-                found.setdefault(self._key(obj), []).append(obj)
-            self._found[namespace] = generation, found
-        return found.get(key, [])
+                shelf.put(obj, self._key(obj))
+            return shelf
+        for where in changed:
+            if where[0] != namespace:
+                continue
+            shelf.drop(where[1])
+            if (now := self._reader.get(*where)) is not None:
+                shelf.put(now, self._key(now))
+        shelf.at = generation
+        return shelf
 
 
 @dataclass(slots=True)
@@ -145,7 +181,7 @@ class DeploymentWorkloads:
         self._grace, self._steady, self._clock = grace, steady.total_seconds(), clock
         self._memories: dict[str, _Memory] = {}
         self._lock = threading.Lock()
-        self._dark: dict[int, float] = {}  # reader → since when it cannot see
+        self._dark: dict[tuple[int, str], float] = {}  # reader and namespace → since when it cannot see
 
     # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -247,8 +283,8 @@ class DeploymentWorkloads:
 
     def _world(self, canary: Canary, state: RolloutState) -> World:
         """Everything as the readers have it. Raises WorkloadError when they cannot see."""
-        self._see()
         namespace = canary.metadata.namespace
+        self._see(namespace)
         spec = canary.spec.workloads.deployment
         if spec is None:
             raise WorkloadError(f"{canary.key}: spec.workloads.deployment is not given")
@@ -278,13 +314,13 @@ class DeploymentWorkloads:
         )
         return mine[0] if mine else None
 
-    def _see(self) -> None:
+    def _see(self, namespace: str) -> None:
         for reader in (*self._readers.values(), self._pods):
-            trouble = reader.trouble()
+            trouble, which = reader.trouble(namespace), (id(reader), namespace)
             if not trouble:
-                self._dark.pop(id(reader), None)
-            since = self._dark.setdefault(id(reader), self._clock()) if trouble else 0.0
-            if not reader.synced or (trouble and self._clock() - since > BLIND_S):
+                self._dark.pop(which, None)
+            since = self._dark.setdefault(which, self._clock()) if trouble else 0.0
+            if not reader.listed(namespace) or (trouble and self._clock() - since > BLIND_S):
                 raise WorkloadError(trouble or "the cluster has not been looked at yet")
 
     def _config(self, canary: Canary) -> Mapping[str, str]:

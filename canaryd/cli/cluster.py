@@ -10,7 +10,7 @@ import getpass
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -65,13 +65,23 @@ class Canaries:
     def generation(self) -> int:
         return (self._informer or self._direct).generation
 
+    def changed(self, since: int) -> Collection[tuple[str, str]] | None:
+        return (self._informer or self._direct).changed(since)
+
     @property
     def watching(self) -> bool:
         """A watch tells."""
         return self._informer is not None
 
-    def trouble(self) -> str:
-        return self._informer.trouble() if self._informer else ""
+    def listed(self, namespace: str) -> bool:
+        return self._informer is None or self._informer.listed(namespace)
+
+    @property
+    def blind(self) -> str:
+        return self._informer.blind if self._informer else ""
+
+    def trouble(self, namespace: str | None = None) -> str:
+        return self._informer.trouble(namespace) if self._informer else ""
 
     def get(self, namespace: str, name: str) -> JSON | None:
         if self._informer:

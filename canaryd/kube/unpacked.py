@@ -81,8 +81,8 @@ def _repair(found: JSON) -> str:
             "The API server dropped what canaryd wrote: the definition of the Canary resource (CRD) is older than this "
             "canaryd. Nothing is decided and nothing written until that is put right"
             " (canaryd manifests crd | kubectl apply --server-side --force-conflicts -f -); if it stays, start afresh"
-            f" (kubectl patch canaries.canaryd.io {meta['name']} -n {meta['namespace']} --subresource=status --type=json"
-            """ -p '[{"op":"remove","path":"/status"}]')"""
+            f" (kubectl patch canaries.canaryd.io {meta['name']} -n {meta['namespace']} --subresource=status"
+            """ --type=json -p '[{"op":"remove","path":"/status"}]')"""
         )
     canary = f"canaries.canaryd.io {meta['name']} -n {meta['namespace']} --subresource=status"
     return (

@@ -42,7 +42,7 @@ WIDTH = 100  # columns at most
 STEPS = (5, 10, 25, 50)
 DEADLINE = 600.0  # seconds until the demo stops waiting for the ends
 DRAINED = 3.0  # seconds of load after the canaries are gone
-LONG_WORDS = {"Succeeded": "promoted", "RolledBack": "rolled back"}
+ENDS = {"Succeeded": "promoted", "RolledBack": "rolled back"}
 STYLES = {"Succeeded": "green", "RolledBack": "red", "Progressing": "cyan", "Promoting": "cyan"}
 PLAYED = ("Deployment", "PodDisruptionBudget", "Service", "NetworkPolicy", "ConfigMap")  # two processes instead
 
@@ -96,6 +96,7 @@ class Show:
     watched: list[str] = field(default_factory=list)  # lines of `kubectl get canary -w`
     table: Tail | None = None  # `kubectl get canary -w`
     events: Tail | None = None  # `kubectl get events -w`
+    ended: dict[str, datetime] = field(default_factory=dict)  # when a release was first seen at its end
 
     def run(self) -> int:
         self.say(f"[bold]canaryd in a cluster[/]: three releases, {self.rate} requests/s, all on this machine")
@@ -199,7 +200,7 @@ class Show:
             self.plain(f"  {line}")
         kubectl = [str(bench.tools["kubernetes"] / "kubectl"), "--kubeconfig", str(bench.kubeconfig()), "-n", NAMESPACE]
         events = ["get", "events", "-w", "--field-selector", "involvedObject.kind=Canary", "-o"]
-        self.events = Tail(bench.nursery.start("events", [*kubectl, *events, 'jsonpath={.reason}|{.message}{"\n"}']))
+        self.events = Tail(bench.nursery.start("events", [*kubectl, *events, r'jsonpath={.reason}|{.message}{"\n"}']))
         services = [Service(bench, s.name, bench.existing_app(s.name)) for s in STORIES]
         for one in services:
             wait_until(lambda one=one: self._told() or bool(one.status().get("stableRevision")), one.name, 120, 0.2)
@@ -228,7 +229,11 @@ class Show:
         until = time.monotonic() + DEADLINE
         while time.monotonic() < until:
             self._told()
-            if all(s.phase() in SETTLED and s.app.deployment()["spec"]["replicas"] == 0 for s in services):
+            for one in services:
+                if one.name not in self.ended and one.phase() in SETTLED:
+                    self.ended[one.name] = now()
+            gone = all(s.app.deployment()["spec"]["replicas"] == 0 for s in services)
+            if len(self.ended) == len(services) and gone:
                 break
             time.sleep(0.5)
         time.sleep(1.0)  # the last words
@@ -256,15 +261,14 @@ class Show:
 
     def _conclude(self, bench: Bench, totals: Totals, since: datetime) -> int:
         self.say("\n[bold]What became of them[/]")
-        good, ends = 0, []
+        good = 0
         for story in STORIES:
             one = Service(bench, story.name, bench.existing_app(story.name))
-            right, ended, took = self._one(one, story, totals, since)
+            right, told = self._one(one, story, since)
             good += right
-            ends.append(ended)
-            self.plain(f"{'✓' if right else '✕'} {took}", style="green" if right else "red")
+            self.plain(f"{'✓' if right else '✕'} {told}", style="green" if right else "red")
             self.plain(f"    {self._served(story, totals)}")
-        calls = bench.audit.counts(ACCOUNT, since=since, until=max(e for e in ends if e) if any(ends) else now())
+        calls = bench.audit.counts(ACCOUNT, since=since, until=max(self.ended.values(), default=None))
         lease = sum(n for (_, resource), n in calls.items() if resource == "leases")
         rest = sum(calls.values()) - lease
         self.plain(
@@ -280,22 +284,17 @@ class Show:
             self.record.write_text("\n".join(self.watched) + "\n")
         return 0 if good == len(STORIES) and not totals.lost else 1
 
-    def _one(self, one: Service, story: Story, totals: Totals, since: datetime) -> tuple[bool, datetime | None, str]:
-        """Whether it ended as it should, when, and the words about it."""
-        status = one.status()
-        phase, history = status.get("phase", ""), status.get("history") or []
+    def _one(self, one: Service, story: Story, since: datetime) -> tuple[bool, str]:
+        """Whether it ended as it should, and the words about it."""
+        phase = one.phase()
         stable = one.images(f"{story.name}-stable")
         pods = one.app.deployment()["spec"]["replicas"]
-        moved = [datetime.fromisoformat(h["at"]) for h in history]
-        ended = max(moved, default=None)
-        right = (
-            phase == story.wanted and pods == 0 and stable == {story.image if phase == "Succeeded" else "demo/app:v1"}
-        )
-        words = f"{story.name:<9} {story.tag} {story.told}: {LONG_WORDS.get(phase, phase)}"
-        if ended is not None:
-            words += f" after {wording.span(ended - since)}"
-        words += f"; stable runs {', '.join(sorted(stable))}, canary at {wording.plural(pods, 'pod')}"
-        return right, ended, words
+        image = story.image if story.wanted == "Succeeded" else "demo/app:v1"
+        right = phase == story.wanted and pods == 0 and stable == {image}
+        words = f"{story.name:<9} {story.tag} {story.told}: {ENDS.get(phase, phase)}"
+        if one.name in self.ended:
+            words += f" after {wording.span(self.ended[one.name] - since)}"
+        return right, f"{words}\n    stable runs {', '.join(sorted(stable))}; canary at {wording.plural(pods, 'pod')}"
 
     def _served(self, story: Story, totals: Totals) -> str:
         """Requests and failures of this service, and those that the new version answered."""
@@ -390,7 +389,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--interval", type=int, default=10, help="of the Canaries, in seconds (default: 10)")
     parser.add_argument("--record", type=Path, help="write the lines of `kubectl get canary -w` to this file")
     options = parser.parse_args(arguments)
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDTH)
     try:
         build_tools(console)
     except LabError as e:

@@ -163,14 +163,14 @@ class Service:
             return status.get("phase") in phases and says in status.get("message", "")
 
         try:
-            wait_until(there, f"{self.name} is {' or '.join(phases)}", patience)
+            wait_until(there, f"{self.name} is {' or '.join(phases)}", patience, every=0.2)
         except Exception as e:
             raise AssertionError(f"{e}: {self.status()}") from e
         return self.status()
 
     def adopted(self, patience: float = 90.0) -> None:
-        wait_until(lambda: bool(self.status().get("stableRevision")), f"{self.name} is adopted", patience)
-        wait_until(lambda: self.app.deployment()["spec"]["replicas"] == 0, f"{self.name} is at 0", patience)
+        wait_until(lambda: bool(self.status().get("stableRevision")), f"{self.name} is adopted", patience, every=0.2)
+        wait_until(lambda: self.app.deployment()["spec"]["replicas"] == 0, f"{self.name} is at 0", patience, every=0.2)
 
     def events(self, reason: str, patience: float = 5.0) -> list[dict[str, Any]]:
         """Events about the Canary with this reason, at least one."""
@@ -180,7 +180,7 @@ class Service:
             about = (e for e in told if e["involvedObject"]["kind"] == "Canary" and e["reason"] == reason)
             return [dict(e) for e in about if e["involvedObject"]["name"] == self.name]
 
-        return wait_until(found, f"{reason} of {self.name} is told", patience)
+        return wait_until(found, f"{reason} of {self.name} is told", patience, every=0.2)
 
     def weights(self, since: datetime) -> list[int]:
         """Weights that were written for the canary since then, without repetitions, from the audit log."""
@@ -236,7 +236,7 @@ def now() -> datetime:
 
 
 def eventually(look: Callable[[], bool], what: str, patience: float = 30.0) -> None:
-    wait_until(look, what, patience)
+    wait_until(look, what, patience, every=0.1)
 
 
 def sleep(seconds: float) -> None:

@@ -239,3 +239,23 @@ def test_the_client_escapes_as_the_servers_do() -> None:
         written({"a": 'ö<&>\u2028"\\\n\x01\x7f'})
         == '{"a":"ö\\u003c\\u0026\\u003e\\u2028\\"\\\\\\n\\u0001\x7f"}'.encode()
     )
+
+
+# ── a server that drops what it does not know ────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lost", ["version", "state"])
+def test_a_status_from_which_a_server_dropped_something_is_never_taken_for_a_new_one(lost: str) -> None:
+    state = RolloutState(phase=Phase.SUCCEEDED, stable_revision="r1")
+    whole = {**status.rendered(None, state, 1, NOW), "version": 3, "state": pack_state(state, 3, None)}
+    assert status.held(whole).state == state
+    del whole[lost]
+    assert status.pruned(whole).startswith(f"status.{lost}: ")
+    with pytest.raises(StoreError, match=f"status.{lost}"):
+        status.held(whole)
+
+
+def test_a_status_with_nothing_but_conditions_is_that_of_a_canary_that_was_never_looked_at() -> None:
+    refused = {"conditions": status.with_condition(None, status.invalid(["spec.steps: …"]), 1, NOW)}
+    assert status.pruned(refused) == ""
+    assert status.held(refused).state is None

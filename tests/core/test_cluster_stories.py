@@ -309,6 +309,68 @@ def test_a_plain_route_put_back_by_somebody_becomes_the_current_split_again() ->
     assert world.weight() == 10
 
 
+def test_a_tool_that_keeps_the_plain_route_is_told_once_and_undone_while_the_canary_has_pods() -> None:
+    world = releasing(adopted())
+    before = len(world.told())
+    for _ in range(3 * DRIFTS):
+        world.now += timedelta(seconds=3)
+        world.router.plain("shop/api", "api")
+        world.tick(measure=False)
+        assert world.weight() == 10
+    assert world.told()[before:] == ["drift"] * DRIFTS + ["contested"]
+
+
+def test_a_plain_route_is_left_for_a_while_where_it_reaches_nothing_but_stable() -> None:
+    world = adopted()
+    world.workloads.put("shop/api", replace(READY, canary=Pods()))
+    for _ in range(DRIFTS + 1):
+        world.traffic(10)
+        world.router.plain("shop/api", "api")
+        world.tick(measure=False)
+    assert world.told()[-1] == "contested"
+    writes = len(world.router.writes)
+    world.traffic(60)
+    world.tick(measure=False)
+    assert len(world.router.writes) == writes
+    world.workloads.put("shop/api", READY)
+    releasing(world)
+    assert world.weight() == 10, "a release does not wait for the end of a truce"
+
+
+def test_a_weight_raised_during_the_truce_of_a_quarrel_is_put_back() -> None:
+    world = releasing(adopted())
+    for _ in range(DRIFTS + 1):
+        world.now += timedelta(seconds=3)
+        world.router.edit("shop/api", 0, editor="argocd")
+        world.tick(measure=False)
+    assert world.weight() == 0, "left alone"
+    world.now += timedelta(seconds=3)
+    world.router.edit("shop/api", 60, editor="anna")
+    world.tick(measure=False)
+    assert world.weight() == 10
+
+
+def test_trouble_with_the_workloads_is_over_when_they_can_be_written_again() -> None:
+    world = adopted()
+    world.workloads.fail("Deployment shop/api was changed by somebody meanwhile")
+    (outcome,) = world.tick(measure=False)
+    assert outcome.seen is not None
+    assert outcome.seen.trouble
+    world.workloads.heal()
+    world.tick(measure=False)
+    (outcome,) = world.tick(measure=False)
+    assert outcome.seen is not None
+    assert outcome.seen.trouble == ()
+
+
+def test_a_rolled_back_canary_says_why() -> None:
+    world = releasing(adopted())
+    world.workloads.put("shop/api", replace(READY, gone="Deployment shop/api does not exist"))
+    world.turn(2)
+    assert world.state().phase is Phase.ROLLED_BACK
+    assert "Deployment shop/api does not exist" in world.state().sentence
+
+
 # ── looks that share a save ──────────────────────────────────────────────────────────────────────────────────
 
 

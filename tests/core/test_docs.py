@@ -206,7 +206,7 @@ def test_every_exit_code_is_in_the_reference_of_commands() -> None:
 # ── pictures and decisions ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("picture", ["live-table.svg", "one-tick.svg"])
+@pytest.mark.parametrize("picture", ["live-table.svg", "kubectl-watch.svg", "one-tick.svg"])
 def test_a_picture_is_whole_and_loads_nothing(picture: str) -> None:
     text = (ROOT / "docs" / picture).read_text()
     assert ElementTree.fromstring(text).tag.endswith("svg")
