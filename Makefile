@@ -9,13 +9,16 @@ REPORTS := .cache/reports
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo test test-fast test-parts test-cluster cover check format mutate bench simulate parts lock venv-demo venv-test clean
+.PHONY: help demo demo-cluster test test-fast test-parts test-cluster cover check format mutate bench simulate parts lock venv-demo venv-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: venv-demo ## three releases on real traffic, side by side, in two minutes; KEEP=1 leaves it running to play with
 	@$(BIN)/python -m canaryd demo $(if $(filter-out 0,$(KEEP)),--keep)
+
+demo-cluster: venv-demo ## the same in a real cluster and mesh, watched with kubectl, in five minutes; KEEP=1 as well
+	@PYTHONPATH=tests/cluster:. $(BIN)/python -m demo $(if $(filter-out 0,$(KEEP)),--keep)
 
 test: check cover test-parts test-cluster ## everything: check, the pure core with its coverage gate, all real parts, the cluster
 	@$(BIN)/python scripts/test_summary.py $(REPORTS)/core.xml $(REPORTS)/parts.xml $(REPORTS)/cluster.xml

@@ -12,10 +12,10 @@ import secrets
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import structlog
 
@@ -31,6 +31,7 @@ from canaryd.model import DecisionKind, Record
 from canaryd.policy import Canary, OnDelete
 from canaryd.process import DELIVERY, INBOX, PRUNE, Base, new_scheduler, now
 from canaryd.reconcile import Outcome, Reconciler
+from canaryd.resting import Resting
 from canaryd.troubles import Troubles
 from canaryd.watched import Place, Watched, place, places
 
@@ -54,7 +55,7 @@ class ClusterDaemon(Base):
         self.client = self._connect("canaryd")
         self.holder = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{secrets.token_hex(4)}"
         self._changed = threading.Event()
-        self._touched: set[Place] = set()  # (plural, namespace, name) of objects that changed
+        self._touched: deque[Place] = deque()  # (plural, namespace, name) of objects that changed
         self.watched = Watched(self.client, wanted, self._touch)
         self.store = wiring.cluster_store(self.client, self.watched)
         self.ports = wiring.cluster(settings, self.client, self.watched, self.store)
@@ -62,6 +63,8 @@ class ClusterDaemon(Base):
         self._index: dict[Place, set[str]] = {}  # watched object -> keys of the Canaries it matters to
         self._by_key: dict[str, Canary] = {}
         self._busy: set[str] = set()  # under a look at the counters right now
+        self._resting = Resting()
+        self._turns = threading.Lock()  # of the line above
         self._stale = True  # the documents must be read again
         self._parting_told: dict[str, str] = {}
         self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
@@ -140,7 +143,7 @@ class ClusterDaemon(Base):
         settings = self.settings
         self.reconciler = Reconciler(self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every)
         self.scheduler = new_scheduler()
-        self._jobs, self._stale = frozenset(), True
+        self._jobs, self._stale, self._resting = frozenset(), True, Resting()
         self.leading.set()
         self.telemetry.leading.set(1)
         self._reload()
@@ -156,6 +159,7 @@ class ClusterDaemon(Base):
             pass
         self.leading.clear()
         self.telemetry.leading.set(0)
+        self.telemetry.keep(set())  # whoever leads next speaks of the canaries
         if self.stopping.is_set():
             log.info("stopping", reason="asked to; the tick under way is finished")
         else:
@@ -172,7 +176,7 @@ class ClusterDaemon(Base):
 
     def _touch(self, plural: str, old: JSON | None, new: JSON | None) -> None:
         """Called by the watches: only notes what it was."""
-        self._touched.add(place(plural, new or old or {}))
+        self._touched.extend({place(plural, obj) for obj in (old, new) if obj is not None})
         if plural == CANARIES.plural and _is_document(old, new):
             self._stale = True
 
@@ -182,14 +186,14 @@ class ClusterDaemon(Base):
             return
         if self._stale:
             self._reload()
-        touched, self._touched = self._touched, set()
+        touched = {self._touched.popleft() for _ in range(len(self._touched))}  # the watches go on adding
         keys = {key for one in touched for key in self._matters_to(one)}
         for key in keys & self._by_key.keys():
             self._guarded(key, self.store.reject)
         later = {key for key in keys & self._busy if not self._has_word(key)}
         for key in later:
             namespace, _, name = key.partition("/")
-            self._touched.add((CANARIES.plural, namespace, name))
+            self._touched.append((CANARIES.plural, namespace, name))
         self._tick([self._by_key[key] for key in sorted(keys - later) if key in self._by_key], measure=False)
 
     def _matters_to(self, one: Place) -> Iterable[str]:
@@ -205,13 +209,22 @@ class ClusterDaemon(Base):
             return False
 
     def _tick_interval(self, interval: timedelta) -> None:
-        if self.lease.leading:
-            self._tick([c for c in self.canaries if c.spec.interval == interval])
+        if not self.lease.leading:
+            return
+        mine = [c for c in self.canaries if c.spec.interval == interval]
+        if not self.watched.trouble():  # what changes now may not be seen: nobody rests
+            number = int((now() - self.ports.metrics.lag).timestamp() / interval.total_seconds())
+            with self._turns:
+                mine = self._resting.due(mine, number)
+        self._tick(mine)
 
-    def _tick(self, canaries: Any, *, measure: bool = True) -> Sequence[Outcome]:
-        if not canaries:
+    def _tick(self, canaries: Sequence[Canary], *, measure: bool = True) -> Sequence[Outcome]:
+        if not canaries and not measure:
             return ()
         keys = {c.key for c in canaries}
+        with self._turns:
+            for key in keys:
+                self._resting.wake(key)
         if measure:
             self._busy |= keys
         try:
@@ -219,6 +232,8 @@ class ClusterDaemon(Base):
         finally:
             if measure:
                 self._busy -= keys
+        with self._turns:
+            self._resting.looked(canaries, outcomes)
         self._tell_troubles(outcomes)
         return outcomes
 
@@ -274,6 +289,8 @@ class ClusterDaemon(Base):
         self.telemetry.keep(set(self._by_key))
         with self._troubled:
             self._troubles.keep(set(self._by_key))
+        with self._turns:
+            self._resting.keep(set(self._by_key))
         self._schedule_ticks()
         for key, problems in refused.items():
             if self._refused.get(key) != problems:

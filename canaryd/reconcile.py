@@ -50,6 +50,7 @@ class Outcome:
     sentence: str = ""
     seen: Observation | None = None
     failed: str = ""  # why nothing could be saved or routed
+    changed: bool = True  # something was saved, routed or shaped, as far as is known
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,6 +84,7 @@ class Reconciler:
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
         self._unshaped: dict[str, str] = {}  # the same of its workloads
         self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
+        self._heard: dict[str, int] = {}  # records owed to some notifiers only -> how many have it
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
@@ -112,14 +114,16 @@ class Reconciler:
             if record.canary in stuck:
                 continue
             try:
-                for notifier in self.ports.notifiers:
+                for notifier in self.ports.notifiers[self._heard.get(record.id, 0) :]:
                     notifier.notify(record)
+                    self._heard[record.id] = self._heard.get(record.id, 0) + 1
             except NotifyError as e:
                 stuck.add(record.canary)
                 self.untold[record.canary] = str(e)
                 log.warning("not told", record=record.id, error=str(e))
                 continue
             self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
+            self._heard.pop(record.id, None)
             told += 1
         return told
 
@@ -258,13 +262,15 @@ class Reconciler:
         key = case.canary.key
         case.trouble += [why for why in (self._unrouted.get(key), self._unshaped.get(key)) if why]
         seen = _observation(case, stored, now, self.tell_again)
+        changed = False
         for _ in range(PASSES):
             before = stored.state
             decision = plan.decide(case.canary, before, seen)
             stored = self._save(case, stored, decision, seen)
             kinds += [decision.kind, *(kind for kind, _ in decision.extra)]
             wrote = self._route(case, stored, decision, before, seen)
-            self._shape(case, stored, now)
+            shaped = self._shape(case, stored, now)
+            changed = changed or wrote or shaped or stored.state is not before
             assert stored.state is not None
             pending = len(seen.overrides) > len({o.id for o in seen.overrides} & {a.id for a in stored.state.answered})
             moved = before is None or before.phase is not stored.state.phase
@@ -275,7 +281,7 @@ class Reconciler:
             case.route = self._view_route(case, stored.state)
             seen = _observation(case, stored, now, self.tell_again, again=True)
         assert stored.state is not None
-        return Outcome(case.canary.key, stored.state, tuple(kinds), stored.state.sentence, seen)
+        return Outcome(case.canary.key, stored.state, tuple(kinds), stored.state.sentence, seen, changed=changed)
 
     def _save(self, case: _Case, stored: Stored, decision: Decision, seen: Observation) -> Stored:
         new = records.records(case.canary, stored.state, decision, seen)
@@ -367,10 +373,13 @@ class Reconciler:
         self._unrouted.pop(key, None)
         return True
 
-    def _shape(self, case: _Case, stored: Stored, now: datetime) -> None:
-        """Make the workloads match the saved state; what cannot be done now is tried again at the next tick."""
+    def _shape(self, case: _Case, stored: Stored, now: datetime) -> bool:
+        """Make the workloads match the saved state; what cannot be done now is tried again at the next tick.
+
+        Whether anything was done, or was to be done.
+        """
         if case.canary.spec.workloads.deployment is None or stored.state is None:
-            return
+            return False
         try:
             done = self.ports.workloads.shape(case.canary, stored.state, version=stored.version, now=now)
         except FenceError as e:
@@ -379,10 +388,11 @@ class Reconciler:
         except WorkloadError as e:
             log.warning("not shaped", canary=case.canary.key, error=str(e))
             self._unshaped[case.canary.key] = str(e)
-            return
+            return True
         self._unshaped.pop(case.canary.key, None)
         for text in done:
             log.info("shaped", canary=case.canary.key, did=text)
+        return bool(done)
 
 
 # ── small pieces ─────────────────────────────────────────────────────────────────────────────────────────────
@@ -424,7 +434,16 @@ def _may_wait(before: RolloutState, after: RolloutState, new: Sequence[Record]) 
     grown = ("ticked", "evidence", "baked", "held", "blind", "sentence", "latest", "decisions", "routed")
     if before.routed is not None and after.routed is None:  # the weight has to be written again
         return False
+    if _is_progress(before.hook, after.hook):  # of a Deployment; it shows there how far it is
+        after = replace(after, hook=before.hook)
     return replace(after, **{name: getattr(before, name) for name in grown}) == before
+
+
+def _is_progress(before: HookState | None, after: HookState | None) -> bool:
+    """The same upgrade, still under way, has something else to say."""
+    if before is None or after is None:
+        return False
+    return (before.id, before.status, after.status) == (after.id, HookStatus.OWED, HookStatus.OWED)
 
 
 def _same(before: RolloutState, after: RolloutState) -> bool:

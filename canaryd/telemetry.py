@@ -106,6 +106,7 @@ class Telemetry:
         PlatformCollector(registry=self.registry)
         self._gauges = (self.phase, self.weight, self.verdict, self.evidence, self.blind)
         self._known: set[str] = set()
+        self._shown: dict[str, Mapping[str, Any]] = {}  # what the gauges say, for each canary
         self._kept: frozenset[str] | None = None  # those that may have series; None: all
         self._lock = threading.Lock()
 
@@ -131,6 +132,7 @@ class Telemetry:
             for name in self._known - names:
                 for gauge in (*self._gauges, self.placebo_draws, self.placebo_rollbacks):
                     gauge.remove_by_labels({"canary": name})
+                self._shown.pop(name, None)
             self._known &= names
 
     def placebo(self, name: str, draws: int, rollbacks: int) -> None:
@@ -145,7 +147,9 @@ class Telemetry:
         with self._lock:
             if self._kept is None or name in self._kept:
                 self._known.add(name)
-                self._set(name, body)
+                if self._shown.get(name) != body:
+                    self._set(name, body)
+                    self._shown[name] = body
 
     def _set(self, name: str, body: Mapping[str, Any]) -> None:
         for phase in Phase:

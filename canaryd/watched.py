@@ -13,6 +13,7 @@ from canaryd.adapters.contents import WatchedContents
 from canaryd.adapters.route_claims import conflicts
 from canaryd.adapters.route_stamps import without_details
 from canaryd.config.settings import Cluster
+from canaryd.deployments.world import services, target
 from canaryd.errors import KubeError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
@@ -51,7 +52,7 @@ class Watched:
         self.pods = self._informer(PODS, outline)
         self.services = self._informer(SERVICES, without_managed_fields)
         self.autoscalers = self._informer(HPAS, without_managed_fields)
-        self.contents = WatchedContents(client)
+        self.contents = WatchedContents(client, on_change=touch)
         self._optional: tuple[tuple[Kind, Informer], ...] = (
             (VIRTUAL_SERVICES, self.virtual_services),
             (HTTP_ROUTES, self.http_routes),
@@ -118,13 +119,7 @@ class Watched:
 
     def name_contents(self, canaries: Iterable[Canary]) -> None:
         """Only what these name is watched of ConfigMaps and Secrets."""
-        wanted = []
-        for canary in canaries:
-            deployment = canary.spec.workloads.deployment
-            for ref in deployment.config if deployment is not None else ():
-                kind = CONFIG_MAPS if ref.config_map else SECRETS
-                wanted.append((kind, canary.metadata.namespace, ref.config_map or ref.secret or ""))
-        self.contents.only(wanted)
+        self.contents.only([(kind, c.metadata.namespace, name) for c in canaries for kind, name in contents(c)])
 
     def missing_permissions(self) -> Sequence[str] | None:
         """Each verb that canaryd needs and may not use; None when the API server does not answer."""
@@ -155,12 +150,27 @@ def outline(pod: JSON) -> JSON:
     }
 
 
+def contents(canary: Canary) -> Iterator[tuple[Kind, str]]:
+    """The ConfigMaps and Secrets that a Canary names."""
+    deployment = canary.spec.workloads.deployment
+    for ref in deployment.config if deployment is not None else ():
+        yield CONFIG_MAPS if ref.config_map else SECRETS, ref.config_map or ref.secret or ""
+
+
 def places(canary: Canary) -> Iterator[Place]:
-    """The watched objects that matter to a Canary. Pods stand for the Deployment that made them."""
+    """The watched objects that matter to a Canary. Pods stand for the Deployment that made them, and autoscalers for
+    the one that they scale.
+    """
     namespace, spec = canary.metadata.namespace, canary.spec
     for name in spec.workloads.names:
-        yield DEPLOYMENTS.plural, namespace, name
-        yield PODS.plural, namespace, name
+        for kind in (DEPLOYMENTS, PODS, HPAS):
+            yield kind.plural, namespace, name
+    deployment = spec.workloads.deployment
+    if deployment is not None:
+        for service in filter(None, (deployment.name, *services(canary))):
+            yield SERVICES.plural, namespace, service
+    for kind, name in contents(canary):
+        yield kind.plural, namespace, name
     for route in spec.route.istio.virtual_services if spec.route.istio else ():
         yield VIRTUAL_SERVICES.plural, namespace, route.name
     for route in spec.route.gateway_api.http_routes if spec.route.gateway_api else ():
@@ -173,4 +183,6 @@ def place(plural: str, obj: JSON) -> Place:
     name = metadata["name"]
     if plural == PODS.plural and (match := _POD.fullmatch(name)):
         name = match[1]
+    if plural == HPAS.plural:
+        name = target(obj)
     return plural, metadata.get("namespace", ""), name

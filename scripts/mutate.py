@@ -22,7 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("canaryd", "tests", "config", "pyproject.toml", "LICENSE")
 # Tests that look at none of the modules below: texts, documents and how things are shown.
-UNMOVED = ("docs", "config", "mutated_documents", "render", "policy", "codec")
+UNMOVED = ("docs", "config", "config_examples", "crd", "manifests", "mutated_documents", "render", "policy", "codec")
 LONGEST = 600.0  # seconds for one run of the tests; tests that hang have noticed, too
 
 
@@ -52,7 +52,10 @@ class _Group:
 
 
 plan = _in("plan", "plan", "reconcile")
+deployed = _in("plan", "cluster_stories", "plan")
 reconcile = _in("reconcile", "reconcile", "kills")
+saving = _in("reconcile", "cluster_stories", "kills")
+objects = _in("config/objects", "objects")
 measure = _in("measure", "reconcile", "measure", "kills")
 dispersion = _in("stats/dispersion", "dispersion", "evidence", "simulation")
 history = _in("stats/history", "history", "simulation")
@@ -153,7 +156,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     plan(
         "a hand on the weight is not mentioned",
-        "return state, [(DecisionKind.DRIFT, told)]",
+        "return state, [(DecisionKind.DRIFT, _with_remedy(told, seen) if len(drifts) > 1 else told)]",
         "return state, []",
     ),
     plan(
@@ -205,8 +208,8 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     reconcile(
         "a writer that is shut out goes on",
-        'log.warning("stale", canary=case.canary.name, error=str(e))\n            raise',
-        'log.warning("stale", canary=case.canary.name, error=str(e))\n            return True',
+        'log.warning("stale", canary=key, error=str(e))\n            raise',
+        'log.warning("stale", canary=key, error=str(e))\n            return True',
     ),
     measure(
         "the watermark is not looked at", "first = held.through - (", "first = end - self.history * spec.interval - ("
@@ -243,8 +246,101 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     reconcile(
         "a route is taken over before any rollout",
-        "if state.number == 0:\n            return False",
-        "if state.number < 0:\n            return False",
+        "if state.number == 0 and not state.stable_revision:\n            return self._adopt_route",
+        "if state.number < 0:\n            return self._adopt_route",
+    ),
+    # ── a cluster: adoption, pods, quarrels, the way back ──
+    deployed(
+        "a service is adopted while requests are under way",
+        "elif seen.at - state.routed < SETTLE:",
+        "elif seen.at < state.routed:",
+    ),
+    deployed("pods of which none is ready keep their traffic", "if canary.ready == 0:", "if canary.ready < 0:"),
+    deployed(
+        "running out of memory counts although stable does, too",
+        "if canary.killed_for_memory and not others.killed_for_memory:",
+        "if canary.killed_for_memory:",
+    ),
+    deployed(
+        "restarts are not compared pod for pod",
+        "canary.restarts * max(others.wanted, 1) > 2 * others.restarts * canary.wanted",
+        "canary.restarts > 2 * others.restarts",
+    ),
+    deployed(
+        "pods that never become ready are waited for",
+        "return _roll_back(canary, state, seen, view.overdue) if view.overdue else None",
+        "return None",
+    ),
+    deployed("a weight is put back in every quarrel", "len(drifts) > DRIFTS", "len(drifts) > 10**9"),
+    deployed("a raised weight is left alone in a quarrel", "return seen.route.weight < state.weight", "return True"),
+    deployed(
+        "a plain route is left alone while the canary has pods",
+        "and pods is not None and pods.wanted == 0",
+        "and pods is not None",
+    ),
+    deployed(
+        "an upgrade that made stable worse counts as done",
+        "replace(moved, evidence=_forget(moved), hook=failed)",
+        "replace(moved, evidence=_forget(moved))",
+    ),
+    deployed(
+        "all traffic goes back to an upgraded stable at once",
+        "is not None and state.weight < 100:\n        return 0",
+        "is not None:\n        return 0",
+    ),
+    deployed(
+        "traffic goes back by every step although nothing differs",
+        "is not None and state.weight < 100:\n        return 0",
+        "is None and state.weight < 0:\n        return 0",
+    ),
+    saving(
+        "looks outlive what somebody else has saved",
+        "if held.version != stored.version:",
+        "if held.version > stored.version:",
+    ),
+    saving(
+        "a verdict waits for the next save",
+        "if any(record.tell for record in new) or before.verdict != after.verdict:",
+        "if any(record.tell for record in new):",
+    ),
+    saving(
+        "looks leave no records behind",
+        "held = _Unsaved(stored.version, state, (*held.records, *new), looks)",
+        "held = _Unsaved(stored.version, state, new, looks)",
+    ),
+    saving(
+        "the workloads follow a state that is not saved",
+        """            stored = self._save(case, stored, decision, seen)
+            kinds += [decision.kind, *(kind for kind, _ in decision.extra)]
+            wrote = self._route(case, stored, decision, before, seen)
+            self._shape(case, stored, now)
+""",
+        """            self._shape(case, replace(stored, state=decision.state), now)
+            stored = self._save(case, stored, decision, seen)
+            kinds += [decision.kind, *(kind for kind, _ in decision.extra)]
+            wrote = self._route(case, stored, decision, before, seen)
+""",
+    ),
+    saving(
+        "a weight is not left alone after all",
+        "left_alone = state.contested is not None and seen.at < state.contested and",
+        "left_alone = False and",
+    ),
+    objects("the second Canary of a Deployment has it, too", "for late in rivals[1:]:", "for late in rivals[2:]:"),
+    objects(
+        "the Deployment goes to the first in the alphabet",
+        "(c.key not in holders, ages[c.key], c.key)",
+        "(c.key not in holders, c.key)",
+    ),
+    objects(
+        "a Deployment is taken from the Canary that has it",
+        "(c.key not in holders, ages[c.key], c.key)",
+        "(ages[c.key], c.key)",
+    ),
+    objects(
+        "a Canary that was made anew keeps the form of the one before",
+        'held.metadata.uid == one["metadata"]["uid"]:',
+        "held.metadata.name:",
     ),
     # ── counts ──
     counts(
@@ -379,7 +475,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.regressed = self.log_e >= self.alarm",
         "self.regressed = self.log_e >= self.alarm / 2",
     ),
-    records("two records have one number", 'f"{canary.name}/{number + i}"', 'f"{canary.name}/{number}"'),
+    records("two records have one number", 'f"{canary.key}/{number + i}"', 'f"{canary.key}/{number}"'),
     records("looks that counted evidence are not kept", "if decision.tell or seen.scored:", "if decision.tell:"),
     store("the version is not compared", "if current.version != version:", "if current.version < 0:"),
 )

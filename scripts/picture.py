@@ -1,20 +1,27 @@
-"""Draws docs/live-table.svg: the table of `canaryd status -w` as it stood in the middle of a real `canaryd demo`.
+"""Draws two pictures of the documentation from real output: the live table, and what kubectl shows.
 
-    canaryd demo --directory .demo && python scripts/picture.py [.demo/state.db]
+    canaryd demo --directory .demo && python scripts/picture.py [.demo/state.db]       docs/live-table.svg
+    PYTHONPATH=tests/cluster:. python -m demo --record FILE && python scripts/picture.py --watch FILE
+                                                                                       docs/kubectl-watch.svg
 
-Shows the instant at which the last rollout under way had its newest look before its last step but one: by then the bad
-releases are decided and the good one is on its way. Every word in the picture comes from decision records, through
-canaryd.render.svg. Never starts anything.
+The table is that of `canaryd status -w` at the instant at which the last rollout under way had its newest look before
+its last step but one: by then the bad releases are decided and the good one is on its way. Every word in it comes from
+decision records, through canaryd.render.svg. The lines of kubectl are all that it printed, in its own columns; only the
+colours are ours. Never starts anything.
 """
 
 from __future__ import annotations
 
+import io
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from rich.console import Console
+from rich.text import Text
 
 from canaryd import render
 from canaryd.adapters.sqlite_store import SqliteStore
@@ -22,7 +29,16 @@ from canaryd.model import Record
 
 ROOT = Path(__file__).resolve().parent.parent
 PICTURE = ROOT / "docs" / "live-table.svg"
+WATCH = ROOT / "docs" / "kubectl-watch.svg"
 WIDTH = 116  # columns
+COMMAND = "kubectl get canary -w"
+COLOURS = {
+    "Progressing": "cyan",
+    "Promoting": "cyan",
+    "Succeeded": "green",
+    "RollingBack": "red",
+    "RolledBack": "red",
+}
 _FONT = re.compile(r"@font-face \{.*?\}\s*", re.DOTALL)  # the picture loads nothing from anywhere
 
 
@@ -60,13 +76,43 @@ def draw(state: Path) -> str:
         svg = render.svg(bodies(store, at), at.astimezone(UTC) + timedelta(milliseconds=300), width=WIDTH)
     finally:
         store.close()
+    return _lean(svg)
+
+
+def draw_watch(lines: Sequence[str]) -> str:
+    """The lines that kubectl printed, as SVG text. Raises SystemExit when they are not of `kubectl get canary -w`."""
+    if not lines or not lines[0].startswith("NAME "):
+        raise SystemExit("picture: the first line of the file is not the heading that kubectl prints")
+    width = max(map(len, lines)) + 2
+    console = Console(
+        record=True,
+        width=width,
+        file=io.StringIO(),
+        force_terminal=True,
+        color_system="truecolor",
+        legacy_windows=False,
+    )
+    console.print(Text(f"$ {COMMAND}", "bold"))
+    for line in lines:
+        phase = next((word for word in COLOURS if word in line.split()), "")
+        console.print(Text(line, COLOURS.get(phase, "")))
+    return _lean(console.export_svg(title=COMMAND, unique_id="kubectl"))
+
+
+def _lean(svg: str) -> str:
+    """Without anything that would be loaded from somewhere."""
     return _FONT.sub("", svg).replace("Fira Code, monospace", "monospace")
 
 
 def main(arguments: list[str]) -> int:
     """Exit status."""
-    PICTURE.write_text(draw(Path(arguments[0] if arguments else ".demo/state.db")), encoding="utf-8")
-    print(f"picture: {PICTURE.relative_to(ROOT)} written")
+    picture = WATCH if arguments[:1] == ["--watch"] else PICTURE
+    if picture is WATCH:
+        svg = draw_watch(Path(arguments[1]).read_text(encoding="utf-8").splitlines())
+    else:
+        svg = draw(Path(arguments[0] if arguments else ".demo/state.db"))
+    picture.write_text(svg, encoding="utf-8")
+    print(f"picture: {picture.relative_to(ROOT)} written")
     return 0
 
 

@@ -1,6 +1,7 @@
-"""Writes docs/canary-document.md and docs/settings.md from the types that validate the documents.
+"""Writes docs/canary-document.md and docs/settings.md from the types that validate the documents, and
+docs/permissions.md from the table of what canaryd must be allowed to do.
 
-    python scripts/reference.py            writes both
+    python scripts/reference.py            writes them
     python scripts/reference.py --check    exits with 1 when a file is not what would be written
 
 Keys, types, limits, defaults and most words come from the schema, so the reference cannot name a key that does not
@@ -13,14 +14,16 @@ import json
 import sys
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
 
+from canaryd import manifests, permissions
 from canaryd.config import Settings
+from canaryd.permissions import Need, Scope
 from canaryd.policy import MAX_METRICS, MAX_STEPS, Canary, Tolerance
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -48,6 +51,21 @@ SETTINGS = f"""\
 `/etc/canaryd/canaryd.yaml`. Read once, when `canaryd run` starts; Canary documents are read again whenever a file
 changes. Paths that are not absolute are relative to the file. [config/canaryd.yaml](../config/canaryd.yaml) holds every
 key with its default.
+"""
+PERMISSIONS = f"""\
+{HEAD}
+# What canaryd may do in a cluster
+
+The Roles that `canaryd manifests canaryd` prints hold this and nothing else; `canaryd doctor` asks the API server for
+each verb, and the condition `Permitted` of a Canary names those that are missing.
+"""
+NEVER = """
+## Never
+
+- No verb on Secrets, Roles, bindings, Nodes, Namespaces or pods' logs and shells, and no wildcard. A Secret that a
+  Canary names in `workloads.deployment.config` needs a Role of its own ([how](kubernetes.md#configmaps-and-secrets)).
+- Nothing in a namespace that is not watched, and nothing in another namespace than that of the Canary for its sake.
+- A VirtualService or HTTPRoute is never created or deleted, a pod never touched.
 """
 
 # What the schema does not say, or says in passing: by "Model.key".
@@ -111,6 +129,45 @@ def canary_document() -> str:
 def settings() -> str:
     """docs/settings.md."""
     return SETTINGS + "".join(_section(model, path) for path, model in _models(Settings, ""))
+
+
+def permissions_page() -> str:
+    """docs/permissions.md."""
+    here = "In each namespace that is watched (or everywhere, with `--all-namespaces`)"
+    parts = [
+        PERMISSIONS,
+        _needs(here, permissions.DAEMON, Scope.WATCHED),
+        _needs("In its own namespace", permissions.DAEMON, Scope.OWN),
+        _needs("In every namespace, for when one is deleted", permissions.PARTING, Scope.CLUSTER),
+        _people(),
+        NEVER,
+    ]
+    return "".join(parts)
+
+
+def _needs(title: str, needs: Iterable[Need], scope: Scope) -> str:
+    lines = [f"\n## {title}\n", "| resource | verbs | without it |", "|---|---|---|"]
+    for need in needs:
+        if need.scope is scope:
+            where = " (where the cluster serves it)" if need.optional else ""
+            lines.append(f"| `{need.qualified}`{where} | {', '.join(need.verbs)} | {need.why} |")
+    return "\n".join(lines) + "\n"
+
+
+def _people() -> str:
+    """The ClusterRoles for people, as they are shipped."""
+    lines = ["\n## People\n", "| ClusterRole | is part of | may |", "|---|---|---|"]
+    for role in manifests.people(manifests.Install(image="")):
+        if role["kind"] != "ClusterRole":
+            continue
+        mark = f"{manifests.RBAC}/aggregate-to-"
+        into = [key.removeprefix(mark) for key in role["metadata"]["labels"] if key.startswith(mark)]
+        lines.append(f"| `{role['metadata']['name']}` | {', '.join(into)} | {_may(role['rules'])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _may(rules: Iterable[Mapping[str, Any]]) -> str:
+    return "; ".join(f"{', '.join(rule['verbs'])} `{', '.join(rule['resources'])}`" for rule in rules)
 
 
 def keys(root: type[BaseModel]) -> list[str]:
@@ -222,7 +279,7 @@ def _meaning(model: type[BaseModel], key: str, schema: dict[str, Any]) -> str:
     return text.replace("|", "\\|").replace("->", "→")
 
 
-PAGES = {"canary-document.md": canary_document, "settings.md": settings}
+PAGES = {"canary-document.md": canary_document, "settings.md": settings, "permissions.md": permissions_page}
 
 
 def main(arguments: list[str]) -> int:

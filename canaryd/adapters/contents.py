@@ -7,8 +7,9 @@ Canary names is read. An object that is not there has no hash: nobody may take t
 from __future__ import annotations
 
 import threading
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 from canaryd.errors import WorkloadError
@@ -26,18 +27,29 @@ HASH = "contentHash"  # key of the one thing that is kept
 class WatchedContents:
     """Starts a watch when something is asked for first, and ends it when it is no longer wanted."""
 
-    def __init__(self, client: KubeClient, *, patience: timedelta = timedelta(seconds=2)) -> None:
-        """`patience`: how long the first look may take."""
-        self._client, self._patience = client, patience
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        patience: timedelta = timedelta(seconds=2),
+        on_change: Callable[[str, JSON | None, JSON | None], None] = lambda *_: None,
+    ) -> None:
+        """`patience`: how long the first look may take.
+
+        `on_change(plural, old, new)` is called in the threads of the watches; what it is given holds hashes only.
+        """
+        self._client, self._patience, self._on_change = client, patience, on_change
         self._watched: dict[Named, Informer] = {}
         self._lock = threading.Lock()
 
     def hashed(self, kind: Kind, namespace: str, name: str) -> str:
         """Of what it holds now, in hexadecimal. Raises WorkloadError when it is not there or cannot be seen."""
-        informer = self._informer((kind, namespace, name))
+        informer, is_new = self._informer((kind, namespace, name))
         what = f"{kind.kind} {namespace}/{name}"
-        if not informer.wait_synced(self._patience):
-            raise WorkloadError(f"{what} cannot be read: {informer.trouble() or 'not listed yet'}")
+        if is_new:  # only then: what cannot be seen must not hold up every look
+            informer.wait_synced(self._patience)
+        if (trouble := informer.trouble()) or not informer.synced:
+            raise WorkloadError(f"{what} cannot be read: {trouble or 'not listed yet'}")
         found = informer.get(namespace, name)
         if found is None:
             raise WorkloadError(f"{what} does not exist; spec.workloads.deployment.config names it")
@@ -54,16 +66,25 @@ class WatchedContents:
         """Ends all watches."""
         self.only(())
 
-    def _informer(self, named: Named) -> Informer:
+    def _informer(self, named: Named) -> tuple[Informer, bool]:
+        """And whether it has only just been started."""
         kind, namespace, name = named
         with self._lock:
             informer = self._watched.get(named)
-            if informer is None:
-                selector = f"metadata.name={name}"
-                informer = Informer(self._client, kind, namespaces=(namespace,), fields=selector, keep=_hashed)
-                self._watched[named] = informer
-                informer.start()
-            return informer
+            if informer is not None:
+                return informer, False
+            selector = f"metadata.name={name}"
+            informer = Informer(
+                self._client,
+                kind,
+                namespaces=(namespace,),
+                fields=selector,
+                keep=_hashed,
+                on_change=partial(self._on_change, kind.plural),
+            )
+            self._watched[named] = informer
+            informer.start()
+            return informer, True
 
 
 def _hashed(obj: JSON) -> JSON:

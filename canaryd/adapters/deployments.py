@@ -72,22 +72,58 @@ class _Asked:
     revision: str
 
 
+@dataclass(slots=True)
+class _Shelf:
+    """The objects of one namespace by a key."""
+
+    at: int  # generation of the reader
+    held: dict[str, dict[str, JSON]] = field(default_factory=dict)  # key → name → object
+    keys: dict[str, str] = field(default_factory=dict)  # name → key
+
+    def put(self, obj: JSON, key: str) -> None:
+        name = obj["metadata"]["name"]
+        self.keys[name] = key
+        self.held.setdefault(key, {})[name] = obj
+
+    def drop(self, name: str) -> None:
+        if (key := self.keys.pop(name, None)) is not None:
+            del self.held[key][name]
+            if not self.held[key]:
+                del self.held[key]
+
+
 class _Index:
-    """A reader's objects of one namespace by something other than their name, worked out anew when they change."""
+    """A reader's objects of one namespace by something other than their name, kept up with what changes in it."""
 
     def __init__(self, reader: Reader, key: Callable[[JSON], str]) -> None:
         self._reader, self._key = reader, key
-        self._found: dict[str, tuple[int, dict[str, list[JSON]]]] = {}
+        self._lock = threading.Lock()
+        self._shelves: dict[str, _Shelf] = {}
 
     def get(self, namespace: str, key: str) -> list[JSON]:
-        generation = self._reader.generation
-        at, found = self._found.get(namespace, (-1, {}))
-        if at != generation:
-            found = {}
+        with self._lock:
+            shelf = self._current(namespace)
+            return list(shelf.held.get(key, {}).values())
+
+    def _current(self, namespace: str) -> _Shelf:
+        generation = self._reader.generation  # read first: what comes meanwhile is taken once more
+        shelf = self._shelves.get(namespace)
+        if shelf is not None and shelf.at == generation:
+            return shelf
+        changed = None if shelf is None else self._reader.changed(shelf.at)
+        if shelf is None or changed is None:
+            shelf = self._shelves[namespace] = _Shelf(generation)
             for obj in self._reader.items(namespace):
-                found.setdefault(self._key(obj), []).append(obj)
-            self._found[namespace] = generation, found
-        return found.get(key, [])
+                shelf.put(obj, self._key(obj))
+            return shelf
+        for where in changed:
+            if where[0] != namespace:
+                continue
+            shelf.drop(where[1])
+            if (now := self._reader.get(*where)) is not None:
+                shelf.put(now, self._key(now))
+        shelf.at = generation
+        return shelf
 
 
 @dataclass(slots=True)
@@ -144,7 +180,7 @@ class DeploymentWorkloads:
             if world.canary is None:
                 raise WorkloadError(f"Deployment {canary.metadata.namespace}/{world.spec.name} does not exist")
             if world.config is None:
-                self._config(canary)  # raises with the reason
+                raise WorkloadError(world.unread)
             return Release(asked(world))
 
     def view(self, canary: Canary, state: RolloutState) -> WorkloadView:
@@ -179,6 +215,8 @@ class DeploymentWorkloads:
             world = self._world(canary, state)
             self._not_anothers(world)
             self._not_stale(world, version)
+            if done := self._carry_out(world, self._put_back(world, version), version, now):
+                return done  # the rest is due when that has been seen
             due = [
                 *self._recreated(world, version),
                 *writes(self._with_pins(world), version=version, now=now, grace=self._grace),
@@ -236,6 +274,7 @@ class DeploymentWorkloads:
             raise WorkloadError(f"{canary.key}: spec.workloads.deployment is not given")
         deployments, made = self._readers[DEPLOYMENTS], self._readers[SERVICES]
         stable_service, canary_service = services(canary)
+        config, unread = self._config_or_why(canary)
         world = World(
             doc=canary,
             state=state,
@@ -246,7 +285,8 @@ class DeploymentWorkloads:
             stable_service=made.get(namespace, stable_service) if stable_service else None,
             canary_service=made.get(namespace, canary_service) if canary_service else None,
             scaler=self._scaler(namespace, spec.name, spec.stable),
-            config=self._config_or_none(canary),
+            config=config,
+            unread=unread,
         )
         return world if world.canary is None else replace(world, known=self._asked(world))
 
@@ -279,11 +319,12 @@ class DeploymentWorkloads:
             out[f"{kind.kind}/{name}"] = self._contents.hashed(kind, canary.metadata.namespace, name)
         return out
 
-    def _config_or_none(self, canary: Canary) -> Mapping[str, str] | None:
+    def _config_or_why(self, canary: Canary) -> tuple[Mapping[str, str] | None, str]:
+        """What is read, or why it cannot be: pods are looked after all the same."""
         try:
-            return self._config(canary)
-        except WorkloadError:
-            return None
+            return self._config(canary), ""
+        except WorkloadError as e:
+            return None, str(e)
 
     def _asked(self, world: World) -> str:
         """The revision, which keeps its name while neither template nor config change under our eyes."""
@@ -364,6 +405,12 @@ class DeploymentWorkloads:
             return []
         pin = self._pins(world).get(objects.pin_name(world.doc.name, world.state.stable_revision))
         return promote.recreated(world, pin, version)
+
+    def _put_back(self, world: World, version: int) -> list[Write]:
+        if not promote.is_astray(world):
+            return []
+        pin = self._pins(world).get(objects.pin_name(world.doc.name, world.state.stable_revision))
+        return [promote.put_back(world, pin, version)] if pin is not None else []
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -10,7 +10,7 @@ import getpass
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -64,6 +64,9 @@ class Canaries:
     @property
     def generation(self) -> int:
         return (self._informer or self._direct).generation
+
+    def changed(self, since: int) -> Collection[tuple[str, str]] | None:
+        return (self._informer or self._direct).changed(since)
 
     @property
     def watching(self) -> bool:

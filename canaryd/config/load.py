@@ -126,7 +126,9 @@ def check(paths: Iterable[str | os.PathLike[str]], settings: Settings | None = N
 
 
 def _follow(settings: Settings, root: Path, reading: _Reading) -> None:
-    """Read the Canaries that the settings name."""
+    """Read the Canaries that the settings name; in a cluster they are resources, and no file is one."""
+    if settings.mode == "cluster":
+        return
     for pattern in settings.canaries:
         place = str(root / pattern)
         if os.path.isdir(place):
@@ -267,7 +269,18 @@ def _conflicts(entries: Sequence[_Entry], settings: Settings | None) -> dict[int
                 f"(metrics.prometheus.scrapeInterval); use at least {format_duration(shortest)}"
             )
             found[id(entry)].append(problem_at(entry.root, entry.file, ("spec", "interval"), message))
+        if settings is not None and settings.mode == "embedded":
+            for path, message in _only_in_a_cluster(entry.canary):
+                found[id(entry)].append(problem_at(entry.root, entry.file, path, message))
     return found
+
+
+def _only_in_a_cluster(canary: Canary) -> Iterable[tuple[tuple[str, ...], str]]:
+    """What the embedded mode cannot do, which nobody should find out from a rollout that does not move."""
+    if canary.spec.workloads.deployment is not None:
+        yield ("spec", "workloads", "deployment"), 'is looked after in a cluster; canaryd.yaml says "mode: embedded"'
+    if canary.spec.prometheus is not None:
+        yield ("spec", "prometheus"), 'is asked in a cluster only; canaryd.yaml says "mode: embedded"'
 
 
 def _claims_twice(entries: Sequence[_Entry], found: dict[int, list[Problem]]) -> None:

@@ -80,7 +80,7 @@ def read_objects(found: Iterable[JSON], settings: Settings, known: Mapping[str, 
             refused[key] = read
             if held is not None and held.metadata.uid == one["metadata"]["uid"]:
                 canaries[key] = held
-    for key, problem in _twice(canaries.values(), there):
+    for key, problem in _twice(canaries.values(), there, known):
         refused[key] = (*refused.get(key, ()), problem)
     kept = (c for key, c in canaries.items() if key not in refused or key in known)
     return LoadedObjects(tuple(kept), tuple(Refusal(key, problems) for key, problems in sorted(refused.items())))
@@ -104,14 +104,18 @@ def _too_often(canary: Canary, settings: Settings) -> str:
     )
 
 
-def _twice(canaries: Iterable[Canary], there: Mapping[str, JSON]) -> Iterable[tuple[str, str]]:
-    """Of several Canaries for one Deployment the oldest has it."""
+def _twice(
+    canaries: Iterable[Canary], there: Mapping[str, JSON], known: Mapping[str, Canary]
+) -> Iterable[tuple[str, str]]:
+    """Of several Canaries for one Deployment the one goes on that has it already, else the oldest has it."""
     claims: dict[tuple[str, str], list[Canary]] = defaultdict(list)
     for canary in canaries:
         for name in canary.spec.workloads.names:
             claims[canary.metadata.namespace, name].append(canary)
     for (_, name), rivals in claims.items():
-        rivals.sort(key=lambda c: (there[c.key]["metadata"].get("creationTimestamp", ""), c.key))
+        holders = {c.key for c in rivals if c.key in known and name in known[c.key].spec.workloads.names}
+        ages = {c.key: there[c.key]["metadata"].get("creationTimestamp", "") for c in rivals}
+        rivals.sort(key=lambda c: (c.key not in holders, ages[c.key], c.key))
         for late in rivals[1:]:
             yield (
                 late.key,

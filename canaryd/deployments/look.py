@@ -84,7 +84,7 @@ def _unready(world: World, stable: Pods, canary: Pods) -> list[str]:
     if world.canary is None:
         return [f"Deployment {spec.name} does not exist"]
     if world.stable is None:
-        return [f"Deployment {spec.stable} does not exist yet"]
+        return [world.unread or f"Deployment {spec.stable} does not exist yet"]
     out = []
     if world.adopting:
         need = max(replicas(world.canary), replicas(world.stable))
@@ -106,7 +106,7 @@ def _not_brought_up(world: World, canary: Pods) -> list[str]:
     deployment, spec = world.canary, world.spec
     assert deployment is not None
     if world.config is None:
-        return ["the ConfigMaps and Secrets of the revision cannot be read"]
+        return [world.unread]
     if (now := asked(world)) != world.state.revision:
         return [f"{spec.name} asks for revision {now} now, not for {world.state.revision}"]
     if not begun(world):
@@ -150,8 +150,6 @@ def _notes(world: World) -> list[str]:
     out = []
     if world.stable is not None and not replicas(world.stable) and not world.adopting:
         out.append(f"somebody has scaled {spec.stable}, which serves, to 0")
-    if world.stable is not None and not world.made_stable and objects.label(world.stable, objects.CANARY):
-        out.append(f"{spec.stable} belongs to the Canary {objects.label(world.stable, objects.CANARY)}")
     if state.phase.is_active and scales(world.scaler, spec.name) and world.scaler is not None:
         name = world.scaler["metadata"]["name"]
         out.append(f"autoscaler {name} is for {spec.name}; between rollouts it should be for {spec.stable}")

@@ -1,4 +1,4 @@
-"""Stable gets the template that was analysed, and what came of it; and stable made anew from that template. Pure."""
+"""Stable gets the template that was analysed, and what came of it; and gets back what it had, when it must. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from canaryd.deployments import objects, pods
 from canaryd.deployments.shape import made_stable
 from canaryd.deployments.world import World, Write, condition, is_rolled_out, replicas, scales, stamp, status
 from canaryd.kube.kinds import DEPLOYMENTS
-from canaryd.model import HookState, HookStatus
+from canaryd.model import HookState, HookStatus, Phase
 
 JSON = dict[str, Any]
 
@@ -67,6 +67,37 @@ def progress(world: World, hook: HookState) -> HookState:
     ready = min(status(stable, "updatedReplicas"), status(stable, "availableReplicas"))
     told = f"{ready} of {replicas(stable)} pods of {name} run {world.state.revision}"
     return HookState(hook.id, HookStatus.OWED, told + (f"; {why}" if why else ""))
+
+
+def is_astray(world: World) -> bool:
+    """Stable was given a revision that was not promoted in the end: the rollout was ended in the middle of its upgrade,
+    or a daemon that had stalled upgraded it too late.
+    """
+    stable, state = world.stable, world.state
+    if stable is None or world.adopting or state.phase is Phase.PROMOTING:
+        return False
+    runs = objects.annotation(stable, objects.REVISION)
+    return bool(objects.annotation(stable, objects.UPGRADE)) and runs not in ("", state.stable_revision)
+
+
+def put_back(world: World, pin: JSON, version: int) -> Write:
+    """One write: the pinned template of what is proven."""
+    stable, state = world.stable, world.state
+    assert stable is not None
+    data = pin["data"]
+    config = str(data.get("config") or "")
+    marks = {objects.CONFIG: config} if config else {}
+    spec: dict[str, Any] = {"template": objects.fitted(data["template"], stable, annotations=marks)}
+    spec |= copy.deepcopy(data.get("settings") or {})
+    notes: dict[str, str | None] = {
+        objects.REVISION: state.stable_revision,
+        objects.CONFIG: config or None,
+        objects.UPGRADE: None,
+        objects.STAMP: stamp(world, version).text(),
+    }
+    said = f"{world.spec.stable} gets revision {state.stable_revision} back"
+    ops = objects.patch(stable, spec=spec, annotations=notes)
+    return Write("patch", DEPLOYMENTS, world.spec.stable, ops, said, "stable's template")
 
 
 def recreated(world: World, pin: JSON | None, version: int) -> list[Write]:

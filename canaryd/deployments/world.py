@@ -32,6 +32,7 @@ class World:
     canary_service: JSON | None = None
     scaler: JSON | None = None  # the HorizontalPodAutoscaler of one of the two Deployments
     config: Mapping[str, str] | None = None  # "configMap/NAME" → hash of its content; None: cannot be read now
+    unread: str = ""  # why `config` cannot be read
     known: str = ""  # what the canary's Deployment asks for, when that has been worked out before
     pins: frozenset[str] | None = None  # names of the pinned templates; None: not looked at
 

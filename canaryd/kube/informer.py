@@ -11,7 +11,8 @@ import random
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from typing import Protocol
 
@@ -34,6 +35,7 @@ Change = tuple[JSON | None, JSON | None]  # before, after
 _SHORTEST_S, _LONGEST_S, _LONGEST_FORBIDDEN_S = 0.2, 15.0, 30.0
 _LIVED_S = 10.0  # a watch that lasted so long was a success: the next pause is short again
 _PAGE = 100  # objects; 2000 pods grow a process by 13 MB while they are trimmed, by 50 MB in pages of 500
+_CHANGES = 1024  # the latest, by which those who keep what follows from the objects take only what is new
 _WATCH_S = (240.0, 300.0)  # the server is asked to end each watch after a time drawn from here
 
 log = structlog.get_logger(__name__)
@@ -57,7 +59,8 @@ class _Scope:
         self.floor = 0  # everything up to this version is in the cache
         self.listed = False
         self.trouble = f"{self.where} have not been listed yet"
-        self.failures = 0  # in a row
+        self.failures = 0  # of one kind, in a row
+        self.refused = False  # the last was a refusal
         self.watch: Watch | None = None
 
 
@@ -93,6 +96,7 @@ class Informer:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._generation = 0
+        self._latest: deque[tuple[int, tuple[str, str]]] = deque(maxlen=_CHANGES)  # generation, namespace and name
 
     def start(self) -> None:
         """Begins to list and to watch; harmless when called again. A stopped informer stays stopped."""
@@ -137,6 +141,15 @@ class Informer:
     def generation(self) -> int:
         """Rises with every change of the cache."""
         return self._generation
+
+    def changed(self, since: int) -> Collection[tuple[str, str]] | None:
+        """(namespace, name) of what has changed after that generation; None when that is too long ago to be known."""
+        with self._changed:
+            if since == self._generation:
+                return ()
+            if since > self._generation or not self._latest or self._latest[0][0] > since + 1:
+                return None
+            return {key for generation, key in self._latest if generation > since}
 
     def listed(self, namespace: str) -> bool:
         """This namespace was listed once. One that is not watched has nothing to list."""
@@ -195,21 +208,23 @@ class Informer:
     def _run(self, scope: _Scope) -> None:
         while not self._stopping.is_set():
             began = time.monotonic()
-            longest, least = _LONGEST_S, 0.0
+            longest, least, refused = _LONGEST_S, 0.0, False
             try:
                 if not scope.since:
                     self._list(scope)
                 self._follow(scope)
             except KubeError as e:
                 if isinstance(e, KubeForbiddenError | KubeUnauthorizedError | KubeNotFoundError):
-                    longest = _LONGEST_FORBIDDEN_S
+                    longest, refused = _LONGEST_FORBIDDEN_S, True
                 least = e.retry_after or 0.0
                 self._failed(scope, e)
             except Exception:  # an object of a shape nobody thought of must not end the watch unseen
                 scope.since = ""
                 self._say(scope, f"{scope.where}: an object could not be digested; this is a defect of canaryd")
                 log.exception("watch failed", what=scope.where)
-            scope.failures = 1 if time.monotonic() - began >= _LIVED_S else scope.failures + 1
+            # A server that is back after a while may refuse at first, until it knows all roles: no long pause for that.
+            fresh = refused is not scope.refused or time.monotonic() - began >= _LIVED_S
+            scope.failures, scope.refused = 1 if fresh else scope.failures + 1, refused
             self._stopping.wait(max(least, pause(scope.failures, longest)))
 
     def _failed(self, scope: _Scope, e: KubeError) -> None:
@@ -293,7 +308,7 @@ class Informer:
         if old is not None and _version(old) >= _version(new):
             return []
         self._held.setdefault(namespace, {})[name] = new
-        self._generation += 1
+        self._note(namespace, name)
         if old is not None and old["metadata"].get("uid") != new["metadata"].get("uid"):
             return [(old, None), (None, new)]
         return [(old, new)]
@@ -307,8 +322,12 @@ class Informer:
         del self._held[namespace][name]
         if not self._held[namespace]:
             del self._held[namespace]
-        self._generation += 1
+        self._note(namespace, name)
         return [(old, None)]
+
+    def _note(self, namespace: str, name: str) -> None:
+        self._generation += 1
+        self._latest.append((self._generation, (namespace, name)))
 
     def _replace(self, scope: _Scope, items: list[JSON], version: int) -> list[Change]:
         """Makes the scope hold what a list of `version` says, but for newer writes of ours."""
@@ -336,6 +355,9 @@ class Reader(Protocol):
     @property
     def generation(self) -> int:
         """Rises with every change of what it holds."""
+
+    def changed(self, since: int) -> Collection[tuple[str, str]] | None:
+        """(namespace, name) of what has changed after that generation; None when that is not known."""
 
     def listed(self, namespace: str) -> bool:
         """This namespace was listed once."""
@@ -387,6 +409,10 @@ class Direct:
         """Rises with every look: what a server holds may have changed each time."""
         self._asked += 1
         return self._asked
+
+    def changed(self, since: int) -> Collection[tuple[str, str]] | None:
+        """Never known."""
+        return None
 
     def start(self) -> None:
         """Nothing to start."""

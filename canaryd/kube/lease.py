@@ -106,14 +106,18 @@ class Lease:
     # ── the thread ───────────────────────────────────────────────────────────────────────
 
     def _run(self) -> None:
+        said = ""
         while not self._stopping.is_set():
             began = clock()
             try:
                 self._round()
+                said = ""
             except KubeConflictError:
                 pass  # another was quicker; the next round sees who
             except KubeError as e:
-                log.warning("lease", name=self._name, leading=self.leading, error=str(e))
+                if str(e) != said:  # once, not at every try
+                    log.warning("lease", name=self._name, leading=self.leading, error=str(e))
+                said = str(e)
             except Exception:  # a record of a shape nobody thought of must not end the candidacy unseen
                 log.exception("lease", name=self._name)
             self._tell()

@@ -17,6 +17,7 @@ from bench import Bench, BenchPrometheus, netns
 from bench.bench import obstacle
 from bench.prometheus import BUILT, DEBIAN
 from deployments_rig import eyes, rig  # noqa: F401  # fixtures
+from kill_scenes import victim  # noqa: F401  # fixture
 
 HERE = Path(__file__).resolve().parent
 ALONE = "tests/cluster is a run of its own: `make test-cluster`, or pytest with nothing but paths inside tests/cluster"

@@ -51,6 +51,7 @@ class Replica:
 
     child: Child
     port: int
+    identity: str = "canaryd"
 
     def page(self, path: str = "/status") -> Any:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
@@ -71,6 +72,7 @@ class Canaryd:
     bench: Bench
     directory: Path
     settings: Mapping[str, Any]
+    kubeconfig: Path | None = None  # instead of those of the identities
     replicas: list[Replica] = field(default_factory=list)
     started: int = 0
 
@@ -78,12 +80,12 @@ class Canaryd:
         self.started += 1
         port = 9100 + self.started
         whole = {**self.settings, **settings, "web": {"listen": f"127.0.0.1:{port}"}}
-        whole["cluster"] = {**whole["cluster"], "kubeconfig": str(self.bench.kubeconfig(identity))}
+        whole["cluster"] = {**whole["cluster"], "kubeconfig": str(self.kubeconfig or self.bench.kubeconfig(identity))}
         file = self.directory / f"canaryd-{self.started}.yaml"
         file.write_text(json.dumps(whole))
         argv = [sys.executable, "-m", "canaryd", "run", "--config", str(file)]
         child = self.bench.nursery.start(f"canaryd-{self.directory.name}-{self.started}", argv)
-        replica = Replica(child, port)
+        replica = Replica(child, port, identity)
         self.replicas.append(replica)
         return replica
 
@@ -216,9 +218,11 @@ def canaryd(bench: Bench, directory: Path, wanted: Mapping[str, Any], replicas: 
         whole.stop()
 
 
-def service(bench: Bench, name: str, *, rps: float = 0, image: str = "demo/app:v1", **spec: Any) -> Service:
+def service(
+    bench: Bench, name: str, *, rps: float = 0, image: str = "demo/app:v1", replicas: int = 3, **spec: Any
+) -> Service:
     """A running service under load, with its Canary."""
-    app = bench.app(name, image)
+    app = bench.app(name, image, replicas)
     one = Service(bench, name, app)
     if rps:
         one.load = bench.load(rps, f"{name}.{NAMESPACE}.svc.cluster.local")

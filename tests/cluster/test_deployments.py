@@ -12,6 +12,7 @@ import pytest
 from bench.apps import is_ready
 from deployments_rig import NAMESPACE, Made, Rig, with_deployment
 
+from canaryd.demo.processes import wait_until
 from canaryd.deployments import objects
 from canaryd.errors import WorkloadError
 from canaryd.model import HookStatus, Phase
@@ -58,7 +59,9 @@ def test_a_running_app_is_adopted_beside_itself_and_its_own_pods_stay_until_the_
 # ── rollouts ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_whole_rollout_needs_seven_writes_and_stable_ends_with_the_new_template(rig: Made) -> None:
+def test_a_whole_rollout_needs_six_writes_and_one_more_to_drop_the_template_of_the_one_before_the_last(
+    rig: Made,
+) -> None:
     one = rig("whole")
     one.adopt()
     began = datetime.now(UTC)
@@ -75,8 +78,19 @@ def test_a_whole_rollout_needs_seven_writes_and_stable_ends_with_the_new_templat
     one.succeed()
     assert "paused" not in one.deployment()["spec"]
     assert one.view().stable_revision == revision == one.revision()
-    writes = one.writes(began)
-    assert len(writes) <= 7, writes
+    assert sorted(one.writes(began)) == [
+        "create controllerrevisions/whole-" + revision,
+        "patch deployments/whole",  # up
+        "patch deployments/whole",  # paused
+        "patch deployments/whole",  # down
+        "patch deployments/whole-stable",
+        "patch services/whole-canary",
+    ]
+    one.app.set_image("demo/app:v3")
+    one.roll_out()
+    pins = one.admin.request("GET", f"/apis/apps/v1/namespaces/{NAMESPACE}/controllerrevisions")["items"]
+    kept = {p["metadata"]["name"] for p in pins if p["metadata"]["name"].startswith("whole-")}
+    assert kept == {f"whole-{revision}", f"whole-{one.state.revision}"}
 
 
 def test_a_template_that_lands_during_a_rollout_never_runs_and_is_not_what_is_promoted(rig: Made) -> None:
@@ -95,7 +109,7 @@ def test_a_template_that_lands_during_a_rollout_never_runs_and_is_not_what_is_pr
     assert one.images(one.stable) == {"demo/app:v2"}
     assert one.view().stable_revision == revision
     one.succeed()
-    assert one.images("unseen") == set()
+    wait_until(lambda: one.images("unseen") == set(), "its pods to leave", 20)
     assert one.revision() == newer  # which is for the next rollout to judge
     assert one.begin() == newer
     one.bring_up()
@@ -151,6 +165,25 @@ def test_a_canary_of_few_pods_grows_before_the_step_that_needs_them(rig: Made) -
     wait = lambda: (v := one.view()).canary and v.canary.ready == 4  # noqa: E731
     one.settle(wait, "four pods")
     assert one.images("ramp") == {"demo/app:v2"}
+
+
+def test_stable_meets_the_traffic_that_comes_back_with_as_many_pods_as_carried_it_and_has_its_own_number_again(
+    rig: Made,
+) -> None:
+    one = rig("herd")
+    one.canary = with_deployment(one, replicas=4)
+    one.adopt()
+    one.app.set_image("demo/app:v2")
+    one.roll_out()
+    assert one.promote().status is HookStatus.DONE
+    assert one.deployment(one.stable)["status"]["availableReplicas"] == 4
+    one.become(weight=50, routed=None)
+    one.shape(ahead=60)
+    assert (one.wanted("herd"), one.wanted(one.stable)) == (4, 4)
+    one.succeed()
+    one.caught_up()
+    one.shape(ahead=11)
+    assert (one.wanted("herd"), one.wanted(one.stable)) == (0, 2)
 
 
 # ── releases that cannot work ────────────────────────────────────────────────────────────────────────────────

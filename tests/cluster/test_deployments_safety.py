@@ -133,17 +133,38 @@ def test_a_daemon_that_stalled_cannot_undo_what_its_successor_did(rig: Made, eye
     stalled, at = replace(one.state, phase=Phase.ROLLED_BACK, routed=datetime.now(UTC)), one.version
     one.roll_out()
     one.caught_up()
-    before = one.deployment()
+    before = _written(one)
     later = datetime.now(UTC) + timedelta(minutes=5)
     with pytest.raises(FenceError, match=f"newer than {at}"):
         eyes.workloads().shape(one.canary, stalled, version=at, now=later)
-    assert one.deployment() == before
+    assert _written(one) == before
     with pytest.raises(FenceError):
         eyes.workloads().restore(one.canary, stalled, version=at, now=later)
     one.promote()
     with pytest.raises(FenceError):
         eyes.workloads().upgrade(one.canary, stalled, HookState("fenced-0-1"), version=at)
     assert one.image(one.stable) == "demo/app:v2"
+
+
+def test_a_rollback_in_the_middle_of_the_upgrade_gives_stable_back_what_it_ran(rig: Made, eyes: Eyes) -> None:
+    one = rig("astray")
+    one.adopt()
+    proven = one.state.stable_revision
+    one.app.set_image("demo/app:v2")
+    one.roll_out()
+    one.become(phase=Phase.PROMOTING, weight=100)
+    hook = HookState(f"{one.state.rollout}-1")
+    one.workloads.upgrade(one.canary, one.state, hook, version=one.version)
+    assert one.image(one.stable) == "demo/app:v2"
+    promoting, late = one.state, one.version
+    one.become(phase=Phase.ROLLING_BACK, weight=0, routed=datetime.now(UTC))
+    one.settle(lambda: one.image(one.stable) == "demo/app:v1", "stable to get its template back")
+    with pytest.raises(FenceError):
+        eyes.workloads().upgrade(one.canary, promoting, hook, version=late)
+    one.become(phase=Phase.ROLLED_BACK)
+    one.settle(lambda: one.wanted(one.app.name) == 0, "the canary to be scaled down", ahead=11)
+    wait_until(lambda: one.images(one.stable) == {"demo/app:v1"}, "stable to run it", 60)
+    assert one.deployment(one.stable)["metadata"]["annotations"]["canaryd.io/revision"] == proven
 
 
 def test_the_fence_holds_for_a_daemon_whose_cache_is_of_before_and_not_for_another_canarys_stamp(
@@ -158,7 +179,7 @@ def test_the_fence_holds_for_a_daemon_whose_cache_is_of_before_and_not_for_anoth
     at = one.version
     one.roll_out()
     one.caught_up()
-    before = one.deployment()
+    before = _written(one)
     stale = _Frozen(old)
     with pytest.raises((FenceError, WorkloadError)) as refused:
         stale.workloads(one).shape(
@@ -170,9 +191,15 @@ def test_the_fence_holds_for_a_daemon_whose_cache_is_of_before_and_not_for_anoth
             now=datetime.now(UTC) + timedelta(minutes=5),
         )
     assert isinstance(refused.value, FenceError), refused.value
-    assert one.deployment() == before
+    assert _written(one) == before
     again = one.canary.model_copy(update={"metadata": one.canary.metadata.model_copy(update={"uid": "anew"})})
     one.workloads.shape(again, replace(one.state, phase=Phase.PROGRESSING), version=1, now=datetime.now(UTC))
+
+
+def _written(one: Rig) -> tuple[Any, ...]:
+    """What people and daemons write, of both Deployments."""
+    both = (one.deployment(), one.deployment(one.stable))
+    return tuple((d["spec"], d["metadata"]["annotations"], d["metadata"]["generation"]) for d in both)
 
 
 class _Frozen:
@@ -334,7 +361,7 @@ def test_a_canary_made_anew_over_what_an_orphaned_one_left_goes_on_with_it(rig: 
 
 def test_a_stable_deployment_brought_by_the_user_keeps_its_labels_and_outlives_the_canary(rig: Made) -> None:
     one = rig("brought")
-    own = deployment("brought-stable", "demo/app:v1", 2, tier="front")
+    own = deployment("brought-stable", "demo/app:v1", 2)
     own["metadata"]["labels"] = {"team": "shop"}
     one.admin.create(own)
     one.eyes.deployments.wait_synced(timedelta(seconds=5))
@@ -368,6 +395,25 @@ def test_another_canarys_stable_deployment_is_refused_by_name(rig: Made) -> None
     with pytest.raises(WorkloadError, match="belongs to the Canary mine"):
         two.shape()
     assert one.wanted("mine-stable") == 2
+
+
+def test_a_secret_that_it_may_not_read_holds_the_release_and_names_the_verb_and_no_look_waits_for_it(
+    rig: Made,
+) -> None:
+    one = rig("secretive")
+    contents = WatchedContents(one.eyes.client)
+    one.workloads = one.eyes.workloads(contents=contents)
+    one.canary = with_deployment(one, config=(ConfigReference(secret="secretive-key"),))
+    with pytest.raises(WorkloadError, match=r"Secret shop/secretive-key cannot be read: .*forbidden: list secrets"):
+        one.revision()
+    began = time.monotonic()
+    for _ in range(20):
+        with pytest.raises(WorkloadError):
+            one.revision()
+        assert "forbidden: list secrets" in one.view().detail
+    assert time.monotonic() - began < 2
+    assert one.shape() == ()
+    contents.close()
 
 
 # ── config ───────────────────────────────────────────────────────────────────────────────────────────────────

@@ -188,6 +188,11 @@ BROKEN = [
         replace(READY, canary=Pods(wanted=3, ready=2, restarts=4)), "4 restarts of api, 0 of api-stable", id="restarts"
     ),
     pytest.param(
+        replace(READY, canary=Pods(wanted=1, ready=1, restarts=4), stable=Pods(wanted=10, ready=10, restarts=3)),
+        "4 restarts of api, 3 of api-stable",
+        id="restarts-of-a-single-pod",
+    ),
+    pytest.param(
         replace(READY, ready=False, gone="Deployment shop/api does not exist"),
         "Deployment shop/api does not exist",
         id="gone",
@@ -419,6 +424,22 @@ def test_looks_are_void_when_somebody_else_has_saved() -> None:
     assert world.weight() == 50, "the other's step is followed"
     with pytest.raises(ConflictError):
         world.store.save("shop/api", stored.state, stored.version, [])
+
+
+def test_how_far_an_upgrade_has_come_costs_no_save_of_its_own_but_its_end_does() -> None:
+    world = releasing(adopted(rps=400, save_every=100))
+    world.workloads.upgrades("shop/api", HookStatus.OWED, detail="0 of 3 pods")
+    world.until("Promoting")
+    world.tick(measure=False)
+    before = world.store.load("shop/api").version
+    for ready in (1, 2, 3):
+        world.workloads.upgrades("shop/api", HookStatus.OWED, detail=f"{ready} of 3 pods")
+        world.tick(measure=False)
+    assert world.store.load("shop/api").version == before
+    assert "3 of 3 pods" in world.reconciler._load(world.canaries[0]).state.sentence  # type: ignore[union-attr]
+    world.workloads.upgrades("shop/api", HookStatus.DONE)
+    world.tick(measure=False)
+    assert world.store.load("shop/api").version > before
 
 
 # ── farewell ─────────────────────────────────────────────────────────────────────────────────────────────────

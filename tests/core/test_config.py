@@ -471,6 +471,28 @@ def test_an_interval_below_two_scrapes_of_prometheus_is_refused(tmp_path: Path, 
     ).problems  # a direct scrape is as quick as asked
 
 
+CLUSTERED = """\
+apiVersion: canaryd.io/v1alpha1
+kind: Canary
+metadata: {name: api}
+spec:
+  workloads:
+    deployment: {name: api}
+  route:
+    istio:
+      virtualServices: [api]
+  prometheus: {url: http://prometheus.shop:9090}
+"""
+
+
+def test_a_canary_of_the_cluster_is_valid_by_itself_and_refused_by_a_daemon_of_files(tmp_path: Path) -> None:
+    assert not checked(tmp_path, CLUSTERED).problems
+    assert not checked(tmp_path, CLUSTERED, Settings(mode="cluster")).problems
+    found = checked(tmp_path, CLUSTERED, Settings()).problems
+    assert places(found) == [(6, "spec.workloads.deployment"), (10, "spec.prometheus")]
+    assert all('canaryd.yaml says "mode: embedded"' in problem.message for problem in found)
+
+
 def test_what_a_gauge_can_and_cannot_do_is_noted(tmp_path: Path) -> None:
     text = SMALL + METRIC + "    - name: memory\n      kind: gauge\n      query: {stable: a, canary: b}\n"
     text += "    - name: own\n      kind: query\n      failures: {stable: a, canary: b}\n"

@@ -81,7 +81,7 @@ def test_every_document_shown_is_valid(page: Path, tmp_path: Path) -> None:
 def test_every_command_shown_exists_with_its_options(page: Path) -> None:
     context = click.Context(app, info_name="canaryd")
     for line in code(page.read_text()):
-        for name, rest in re.findall(r"(?:^|[;&|(]) *(?:\$ )?canaryd ([a-z][\w-]*)([^;&|`]*)", line):
+        for name, rest in re.findall(r"(?:^|[;&|(]) *(?:\$ )?(?:canaryd|kubectl canary) ([a-z][\w-]*)([^;&|`]*)", line):
             assert name in COMMANDS, f"canaryd {name}: {line}"
             command = app.get_command(context, name)
             assert command is not None
@@ -128,8 +128,8 @@ def test_every_script_and_benchmark_shown_exists() -> None:
 # ── references ───────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("name", ["canary-document.md", "settings.md"])
-def test_the_reference_is_what_the_schema_says(name: str) -> None:
+@pytest.mark.parametrize("name", ["canary-document.md", "settings.md", "permissions.md"])
+def test_the_reference_is_what_the_program_says(name: str) -> None:
     written = script("reference").PAGES[name]()
     assert (ROOT / "docs" / name).read_text() == written, "run scripts/reference.py"
 
@@ -206,7 +206,7 @@ def test_every_exit_code_is_in_the_reference_of_commands() -> None:
 # ── pictures and decisions ───────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("picture", ["live-table.svg", "one-tick.svg"])
+@pytest.mark.parametrize("picture", ["live-table.svg", "kubectl-watch.svg", "one-tick.svg"])
 def test_a_picture_is_whole_and_loads_nothing(picture: str) -> None:
     text = (ROOT / "docs" / picture).read_text()
     assert ElementTree.fromstring(text).tag.endswith("svg")

@@ -91,7 +91,10 @@ class Audit:
             for line in lines:
                 if not line.endswith("\n"):
                     return  # being written
-                request = _parse(json.loads(line))
+                event = _event(line)
+                if event is None:
+                    continue
+                request = _parse(event)
                 if user is not None and request.user != user:
                     continue
                 if (since is not None and request.at < since) or (until is not None and request.at > until):
@@ -105,6 +108,20 @@ class Audit:
     ) -> Counter[tuple[str, str]]:
         """(verb, resource) → requests."""
         return Counter((request.verb, request.resource) for request in self.requests(user, since, until))
+
+
+_BEGINS = '{"kind":"Event","apiVersion":"audit.k8s.io'
+
+
+def _event(line: str) -> dict[str, Any] | None:
+    """A server that was killed leaves half a line, behind which the next one goes on."""
+    for text in (line, line[max(line.rfind(_BEGINS), 0) :]):
+        try:
+            found: dict[str, Any] = json.loads(text)
+        except ValueError:
+            continue
+        return found
+    return None
 
 
 def _parse(event: dict[str, Any]) -> Request:
