@@ -148,11 +148,11 @@ class MemoryCluster:
             meta["generation"] = before["metadata"]["generation"] + 1
         obj = {"apiVersion": kind.api_version, "kind": kind.kind, **body, "metadata": meta}
         if kind is kinds.DEPLOYMENTS:
-            obj = self._obeyed(obj)
+            obj = self.obeyed(obj)
         self.of[kind].hold(obj)
         return obj
 
-    def _obeyed(self, deployment: JSON) -> JSON:
+    def obeyed(self, deployment: JSON) -> JSON:
         """Its pods are of its template, and ready."""
         meta, spec, pods = deployment["metadata"], deployment["spec"], self.of[kinds.PODS]
         count = spec.get("replicas", 1)

@@ -11,9 +11,9 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ORDER = ("help_time", "update", "memory", "idle", "decision_to_traffic", "sources")
-HELPERS = ("run", "idle_daemon")
-BY_HAND = ("cluster_peers",)  # needs the programs of tests/cluster, and twenty minutes
+ORDER = ("help_time", "update", "fleet", "memory", "idle", "decision_to_traffic", "sources")
+HELPERS = ("run", "idle_daemon", "memory_cluster")
+BY_HAND = ("cluster_peers", "cluster_scale")  # need the programs of tests/cluster, and many minutes
 
 
 def names() -> list[str]:

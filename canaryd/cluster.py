@@ -42,6 +42,8 @@ ON_DELETE = "canaryd.io/on-delete"  # annotation: orphan
 SIGHT = timedelta(seconds=10)  # so long everything is waited for at the start, then only for something
 PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
 PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
+RELOADING = 9  # times as long as reading all documents took is the pause before they are read again
+LONGEST_PAUSE_S = 10.0
 AGAIN = timedelta(minutes=1)  # how often refused documents are looked at anew
 RIGHTS = timedelta(seconds=3)  # how soon after something was forbidden it is asked what else is
 
@@ -66,6 +68,7 @@ class ClusterDaemon(Base):
         self._resting = Resting()
         self._turns = threading.Lock()  # of the line above
         self._stale = True  # the documents must be read again
+        self._reload_from = 0.0  # not before, so that thousands of documents that change are not read all the time
         self._parting_told: dict[str, str] = {}
         self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
         self._rights_due = 0.0  # on the monotonic clock
@@ -184,7 +187,7 @@ class ClusterDaemon(Base):
         """Look, without counting, at the Canaries for which something changed since the last time."""
         if not self.lease.leading:
             return
-        if self._stale:
+        if self._stale and time.monotonic() >= self._reload_from:
             self._reload()
         touched = {self._touched.popleft() for _ in range(len(self._touched))}  # the watches go on adding
         keys = {key for one in touched for key in self._matters_to(one)}
@@ -269,7 +272,7 @@ class ClusterDaemon(Base):
 
     def _reload(self) -> None:
         """Read the Canary objects; a wrong one says so in its status and keeps its last valid form while it has one."""
-        self._stale = False
+        self._stale, began = False, time.monotonic()
         found = self.watched.canaries.items()
         loaded = read_objects(found, self.settings, self._by_key)
         refused = {one.key: one.problems for one in loaded.refused}
@@ -277,6 +280,7 @@ class ClusterDaemon(Base):
         for key, problems in conflicts.items():
             refused[key] = (*refused.get(key, ()), *problems)
         kept = tuple(c for c in loaded.canaries if c.key not in conflicts or c.key in self._by_key)
+        new = [c for c in kept if self._by_key.get(c.key) is not c]
         self._by_key = {c.key: c for c in kept}
         for gone in self._unguarded.keys() - self._by_key.keys():
             del self._unguarded[gone]
@@ -285,6 +289,7 @@ class ClusterDaemon(Base):
         for canary in kept:
             for one in places(canary):
                 self._index.setdefault(one, set()).add(canary.key)
+        self._touched.extend((CANARIES.plural, c.metadata.namespace, c.name) for c in new)  # looked at at once
         self.watched.name_contents(kept)
         self.telemetry.keep(set(self._by_key))
         with self._troubled:
@@ -302,6 +307,8 @@ class ClusterDaemon(Base):
         for there in found:
             if key_of(there) in self._by_key and FINALIZER not in (there["metadata"].get("finalizers") or ()):
                 self._guard(key_of(there))
+        took = time.monotonic() - began
+        self._reload_from = time.monotonic() + min(RELOADING * took, LONGEST_PAUSE_S)
 
     def _guarded(self, key: str, write: Callable[..., object], *what: object) -> None:
         """One Canary's trouble is its own."""

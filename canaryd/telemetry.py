@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,9 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
 
 from canaryd import __version__
 from canaryd.model import Phase, Verdict
@@ -69,21 +72,6 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         own = self.registry
-        self.phase = Gauge("canaryd_phase", "1 for the phase a canary is in", ["canary", "phase"], registry=own)
-        self.weight = Gauge(
-            "canaryd_weight",
-            "Percent of requests for the canary: desired, configured, observed",
-            ["canary", "kind"],
-            registry=own,
-        )
-        self.verdict = Gauge("canaryd_verdict", "1 for the present verdict", ["canary", "verdict"], registry=own)
-        self.evidence = Gauge(
-            "canaryd_evidence_ratio",
-            "Share of the threshold reached, towards step or rollback",
-            ["canary", "toward"],
-            registry=own,
-        )
-        self.blind = Gauge("canaryd_blind_seconds", "Time without sight in this spell", ["canary"], registry=own)
         self.decisions = Counter("canaryd_decisions", "Decisions by kind", ["canary", "kind"], registry=own)
         self.failures = Counter(
             "canaryd_failures", "Ticks in which nothing could be saved or routed", ["canary"], registry=own
@@ -104,11 +92,11 @@ class Telemetry:
         Gauge("canaryd_build_info", "1, with the version", ["version"], registry=own).labels(__version__).set(1)
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self._gauges = (self.phase, self.weight, self.verdict, self.evidence, self.blind)
         self._known: set[str] = set()
-        self._shown: dict[str, Mapping[str, Any]] = {}  # what the gauges say, for each canary
+        self._bodies: dict[str, Mapping[str, Any]] = {}  # what is known of each canary
         self._kept: frozenset[str] | None = None  # those that may have series; None: all
         self._lock = threading.Lock()
+        own.register(_Canaries(self._snapshot))
 
     def ticked(self, outcomes: Sequence[Outcome], seconds: float, at: datetime) -> None:
         """Take over what one tick did."""
@@ -130,10 +118,10 @@ class Telemetry:
         with self._lock:
             self._kept = frozenset(names)
             for name in self._known - names:
-                for gauge in (*self._gauges, self.placebo_draws, self.placebo_rollbacks):
+                for gauge in (self.placebo_draws, self.placebo_rollbacks):
                     gauge.remove_by_labels({"canary": name})
-                self._shown.pop(name, None)
             self._known &= names
+            self._bodies = {name: body for name, body in self._bodies.items() if name in names}
 
     def placebo(self, name: str, draws: int, rollbacks: int) -> None:
         """What came of the last draws for one canary."""
@@ -146,29 +134,53 @@ class Telemetry:
     def _show(self, name: str, body: Mapping[str, Any]) -> None:
         with self._lock:
             if self._kept is None or name in self._kept:
-                self._known.add(name)
-                if self._shown.get(name) != body:
-                    self._set(name, body)
-                    self._shown[name] = body
+                self._bodies[name] = body
 
-    def _set(self, name: str, body: Mapping[str, Any]) -> None:
-        for phase in Phase:
-            self.phase.labels(name, phase.value).set(float(body.get("phase") == phase.value))
-        for verdict in Verdict:
-            self.verdict.labels(name, verdict.value).set(float(body.get("verdict") == verdict.value))
-        weight = body.get("weight") or {}
-        observed = weight.get("observed")
-        for kind, value in (
-            ("desired", weight.get("desired")),
-            ("configured", weight.get("configured")),
-            ("observed", None if observed is None else 100 * observed),
-        ):
-            self.weight.labels(name, kind).set(float("nan") if value is None else value)
-        evidence = body.get("evidence") or {}
-        self.evidence.labels(name, "step").set(evidence.get("towardStep") or 0.0)
-        self.evidence.labels(name, "rollback").set(evidence.get("towardRollback") or 0.0)
-        self.blind.labels(name).set(evidence.get("blind") or 0.0)
+    def _snapshot(self) -> Mapping[str, Mapping[str, Any]]:
+        with self._lock:
+            return dict(self._bodies)
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+class _Canaries(Collector):
+    """The gauges of all canaries, made when somebody asks: kept as series, they would be most of its memory."""
+
+    def __init__(self, bodies: Callable[[], Mapping[str, Mapping[str, Any]]]) -> None:
+        self._bodies = bodies
+
+    def collect(self) -> Iterable[Metric]:
+        phase = GaugeMetricFamily("canaryd_phase", "1 for the phase a canary is in", labels=["canary", "phase"])
+        weight = GaugeMetricFamily(
+            "canaryd_weight",
+            "Percent of requests for the canary: desired, configured, observed",
+            labels=["canary", "kind"],
+        )
+        verdict = GaugeMetricFamily("canaryd_verdict", "1 for the present verdict", labels=["canary", "verdict"])
+        evidence = GaugeMetricFamily(
+            "canaryd_evidence_ratio",
+            "Share of the threshold reached, towards step or rollback",
+            labels=["canary", "toward"],
+        )
+        blind = GaugeMetricFamily("canaryd_blind_seconds", "Time without sight in this spell", labels=["canary"])
+        for name, body in self._bodies().items():
+            for one in Phase:
+                phase.add_metric([name, one.value], float(body.get("phase") == one.value))
+            for verdict_ in Verdict:
+                verdict.add_metric([name, verdict_.value], float(body.get("verdict") == verdict_.value))
+            for kind, value in _weights(body.get("weight") or {}):
+                weight.add_metric([name, kind], float("nan") if value is None else value)
+            held = body.get("evidence") or {}
+            evidence.add_metric([name, "step"], held.get("towardStep") or 0.0)
+            evidence.add_metric([name, "rollback"], held.get("towardRollback") or 0.0)
+            blind.add_metric([name], held.get("blind") or 0.0)
+        return phase, weight, verdict, evidence, blind
+
+
+def _weights(weight: Mapping[str, Any]) -> Iterable[tuple[str, float | None]]:
+    observed = weight.get("observed")
+    yield "desired", weight.get("desired")
+    yield "configured", weight.get("configured")
+    yield "observed", None if observed is None else 100 * observed
