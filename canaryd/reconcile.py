@@ -85,6 +85,7 @@ class Reconciler:
         self._unshaped: dict[str, str] = {}  # the same of its workloads
         self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
         self._heard: dict[str, int] = {}  # records owed to some notifiers only -> how many have it
+        self._emptied: dict[str, datetime] = {}  # deleted canaries -> when the last share was taken from them
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
@@ -148,6 +149,8 @@ class Reconciler:
         stored = self._load(canary)
         state, ports, route = stored.state or plan.initial(canary), self.ports, canary.spec.route
         left = self._restored.get(canary.key)
+        if left is None and (waits := self._emptied_canary(canary, state, stored.version, now)):
+            return waits
         if left is None:
             waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
             if waits:
@@ -162,6 +165,7 @@ class Reconciler:
         waits = ports.workloads.restore(canary, state, version=stored.version, now=now, rerouted=True)
         if not waits:
             del self._restored[canary.key]
+            self._emptied.pop(canary.key, None)
             self._unsaved.pop(canary.key, None)
         return waits
 
@@ -172,6 +176,20 @@ class Reconciler:
         except RouteError:
             return False  # there is no such route any more
         return view.weight is not None
+
+    def _emptied_canary(self, canary: Canary, state: RolloutState, version: int, now: datetime) -> str:
+        """What is waited for until the canary's pods, which will be replaced, get no request; "" when they get none."""
+        ports, router, route = self.ports, self.ports.router, canary.spec.route
+        try:
+            weight = router.view(canary.key, route, state.stable, state.canary).weight
+        except RouteError:  # it is gone, or says something else by now
+            return ""
+        pods = ports.workloads.view(canary, state).stable
+        if weight and (pods is None or pods.ready):  # without stable the canary is all that serves
+            router.set_weight(canary.key, route, state.stable, state.canary, 0, version=version)
+            self._emptied[canary.key] = now
+        since = self._emptied.get(canary.key)
+        return f"the last requests leave {state.canary}" if since is not None and now - since < plan.SETTLE else ""
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────────────────
 

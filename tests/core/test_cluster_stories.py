@@ -509,6 +509,28 @@ def test_a_deleted_canary_gives_the_route_back_and_waits_before_it_lets_go() -> 
     assert world.reconciler.remove(only, world.now) == ""
 
 
+def test_a_canary_deleted_under_way_gets_no_more_requests_before_its_pods_are_replaced() -> None:
+    world = releasing(adopted())
+    only = world.canaries[0]
+    assert world.weight() == 10
+    assert world.reconciler.remove(only, world.now) == "the last requests leave api"
+    assert world.weight() == 0
+    world.now += SETTLE / 2
+    assert world.reconciler.remove(only, world.now) == "the last requests leave api"
+    assert not world.router.view("shop/api", only.spec.route, "api-stable", "api").adoptable
+    world.now += SETTLE / 2
+    assert world.reconciler.remove(only, world.now) == "the last requests leave api-stable"
+    assert world.router.view("shop/api", only.spec.route, "api-stable", "api").adoptable
+
+
+def test_a_canary_that_is_all_that_serves_keeps_its_requests_when_it_is_deleted() -> None:
+    world = releasing(adopted())
+    world.workloads.put("shop/api", replace(READY, stable=Pods(wanted=3, ready=0)))
+    writes = len(world.router.writes)
+    world.reconciler.remove(world.canaries[0], world.now)
+    assert len(world.router.writes) == writes, "straight to the plain service"
+
+
 def test_a_deleted_canary_keeps_its_route_until_the_plain_service_can_take_everything() -> None:
     world = adopted()
     world.workloads.fail("api has 0 of 3 pods")
