@@ -28,9 +28,9 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "cluster"), str(ROOT)]
 
-from bench import Bench, BenchPrometheus, netns  # noqa: E402
-from bench.bench import obstacle  # noqa: E402
-from release_scenes import ACCOUNT, NAMESPACE, STEPS, Service, canaryd, install, now, service, settings  # noqa: E402
+from bench import Bench, BenchPrometheus, netns
+from bench.bench import obstacle
+from release_scenes import ACCOUNT, NAMESPACE, STEPS, Service, canaryd, install, now, service, settings
 
 RPS = 300
 OUTAGE_S = 60.0

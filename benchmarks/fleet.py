@@ -125,7 +125,7 @@ def measure(count: int, *, profile: bool) -> dict[str, float]:
             daemon._tick(daemon.canaries)
 
         def reload() -> None:
-            daemon._stale = True
+            daemon._stale, daemon._reload_from = True, 0.0
             daemon._inbox()
 
         work = {
