@@ -1,4 +1,4 @@
-# The canaryd daemon, for embedded mode. Runs as a number without a name, on a read-only root file system:
+# The canaryd daemon, in a cluster and without one. Runs as a number without a name, on a read-only root file system:
 #   docker run --read-only --cap-drop ALL -v state:/var/lib/canaryd -v ./config:/etc/canaryd:ro IMAGE
 # tests/packaging/test_image_steps.py runs these very instructions without a container engine.
 

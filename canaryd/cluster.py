@@ -22,10 +22,10 @@ import structlog
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
 from canaryd.config.objects import canary_of, key_of, read_objects
-from canaryd.errors import CanarydError, KubeError, NotifyError
+from canaryd.errors import CanarydError, KubeError, KubeNotFoundError, NotifyError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
-from canaryd.kube.kinds import CANARIES
+from canaryd.kube.kinds import CANARIES, NAMESPACES
 from canaryd.kube.lease import Lease
 from canaryd.model import DecisionKind, Record
 from canaryd.policy import Canary, OnDelete
@@ -39,6 +39,7 @@ log = structlog.get_logger("canaryd.daemon")
 
 FINALIZER = "canaryd.io/restore"
 ON_DELETE = "canaryd.io/on-delete"  # annotation: orphan
+SIGHT = timedelta(seconds=10)  # so long everything is waited for at the start, then only for something
 PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
 PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
 WRITERS = 8  # Canaries whose status and route are written at once
@@ -111,8 +112,10 @@ class ClusterDaemon(Base):
         return 0
 
     def _wait_for_sight(self) -> bool:
-        """True when everything has been listed once."""
-        said = ""
+        """True when everything has been listed once, or, after a while, all that can be: one namespace whose rights
+        are missing, or that is gone, must not keep the others waiting.
+        """
+        said, began = "", time.monotonic()
         while not self.stopping.is_set():
             if self.watched.wait_synced(timedelta(seconds=1)):
                 return True
@@ -121,6 +124,9 @@ class ClusterDaemon(Base):
             if trouble != said:
                 log.warning("waiting", reason=trouble)
                 said = trouble
+            if self.last_tick - began > SIGHT.total_seconds() and self.watched.sees_some():
+                log.error("not everything can be seen", reason=trouble)
+                return True
         return False
 
     def _wait_for_lead(self) -> bool:
@@ -398,6 +404,9 @@ class ClusterDaemon(Base):
                 waits = self.reconciler.remove(canary, at)
             except CanarydError as e:
                 waits = str(e)
+            if waits and "forbidden" in waits and self._is_going(metadata["namespace"]):
+                log.warning("let go as it is", canary=key, reason=f"its namespace is being deleted; {waits}")
+                waits = ""
             since = at - datetime.fromisoformat(metadata["deletionTimestamp"])
             if waits and since > PATIENCE:
                 log.error("left as it is", canary=key, reason=waits, after=str(since))
@@ -411,6 +420,15 @@ class ClusterDaemon(Base):
         self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge")
         self._parting_told.pop(key, None)
         log.info("let go", canary=key)
+
+    def _is_going(self, namespace: str) -> bool:
+        """It is being deleted, or gone; its Roles go with it, so that nothing can be brought back in it."""
+        try:
+            return "deletionTimestamp" in self.client.get(NAMESPACES, "", namespace)["metadata"]
+        except KubeNotFoundError:
+            return True
+        except KubeError:
+            return False
 
     def _tell_parting(self, key: str, waits: str) -> None:
         if self._parting_told.get(key) != waits:

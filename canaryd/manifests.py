@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from canaryd import crd, yamlout
-from canaryd.permissions import DAEMON, OPERATOR, VIEWER, Need, Scope
+from canaryd.permissions import DAEMON, OPERATOR, PARTING, VIEWER, Need, Scope
 
 Object = dict[str, Any]
 
@@ -49,6 +49,7 @@ def everything(install: Install) -> list[Object]:
         *service_account(install),
         *people(install),
         *lease_rights(install),
+        *parting_rights(install),
         *(cluster_rights(install) if install.everywhere else watched_rights(install)),
         _object("v1", "ConfigMap", install, {"data": {"canaryd.yaml": settings}}),
         deployment(install, {"canaryd.io/settings": mark}),
@@ -85,19 +86,16 @@ def watched_rights(install: Install) -> list[Object]:
     ]
 
 
+def parting_rights(install: Install) -> list[Object]:
+    """To let Canaries go whose namespace is deleted, and the Roles with it."""
+    rules = [_rule(need.group, (need.resource,), need.verbs) for need in PARTING]
+    return [_cluster_role(f"{NAME}-parting", rules), _cluster_binding(f"{NAME}-parting", install)]
+
+
 def cluster_rights(install: Install) -> list[Object]:
     """The same rights in every namespace, those to come included."""
     rules = list(_rules(DAEMON, Scope.WATCHED))
-    return [
-        _cluster_role(f"{NAME}-watched", rules),
-        {
-            "apiVersion": f"{RBAC}/v1",
-            "kind": "ClusterRoleBinding",
-            "metadata": {"name": f"{NAME}-watched", "labels": PART_OF},
-            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": f"{NAME}-watched"},
-            "subjects": [_subject(install)],
-        },
-    ]
+    return [_cluster_role(f"{NAME}-watched", rules), _cluster_binding(f"{NAME}-watched", install)]
 
 
 def people(install: Install) -> list[Object]:
@@ -141,6 +139,16 @@ def _cluster_role(name: str, rules: list[Object], *into: str) -> Object:
     gained = {f"{RBAC}/aggregate-to-{role}": "true" for role in into}
     metadata = {"name": name, "labels": {**PART_OF, **gained}}
     return {"apiVersion": f"{RBAC}/v1", "kind": "ClusterRole", "metadata": metadata, "rules": rules}
+
+
+def _cluster_binding(name: str, install: Install) -> Object:
+    return {
+        "apiVersion": f"{RBAC}/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": {"name": name, "labels": PART_OF},
+        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": name},
+        "subjects": [_subject(install)],
+    }
 
 
 def _binding(name: str, place: str, install: Install) -> Object:

@@ -29,6 +29,7 @@ class Scope(StrEnum):
 
     WATCHED = "watched"  # each namespace whose Canaries are looked after
     OWN = "own"  # the namespace in which the daemon itself runs
+    CLUSTER = "cluster"  # whatever namespace, because that may be going away with the Roles in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +117,19 @@ DAEMON: tuple[Need, ...] = (
         "no leader can be elected, so that nobody looks after the Canaries",
         scope=Scope.OWN,
     ),
+)
+
+# A namespace that is deleted takes the Roles in it along, and a Canary must be let go all the same: without these its
+# finalizer would keep the namespace for ever. Nothing but canaryd's own resource can be changed by that.
+PARTING: tuple[Need, ...] = (
+    Need(
+        "canaryd.io",
+        "canaries",
+        ("list", "watch", "patch"),
+        "a namespace cannot be deleted with the Canaries in it",
+        scope=Scope.CLUSTER,
+    ),
+    Need("", "namespaces", ("get",), "it is not known whether a namespace is being deleted", scope=Scope.CLUSTER),
 )
 
 # What people need: those who look, and those who also say what should happen.

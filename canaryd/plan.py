@@ -147,15 +147,17 @@ def _compare_route(
         return replace(state, routed=None), []
     drifts = (*(at for at in state.drifts if seen.at - at <= QUARREL), seen.at)
     state = replace(state, routed=None, drifts=drifts[-4 * DRIFTS :])
-    did = "put the plain route back" if found is None else f"set the weight to {found} %"
+    did = "somebody put the plain route back" if found is None else f"somebody set the weight to {found} %"
     who = f" ({seen.route.editor})" if seen.route.editor else ""
     if len(drifts) > DRIFTS:
         return _quarrel(canary, state, seen, f"{did} again, {len(drifts)} times in {wording.span(QUARREL)} now{who}")
     told = (
-        f"{canary.name}: somebody {did}{who}; put back to {state.weight} %, "
+        f"{canary.name}: {did}{who}; put back to {state.weight} %, "
         f"{'the current step' if state.phase.is_active else 'as decided'}"
     )
-    return state, [(DecisionKind.DRIFT, _with_remedy(told, seen) if len(drifts) > 1 else told)]
+    if len(drifts) > 1:
+        told = _with_remedy(told, seen)
+    return state, [(DecisionKind.DRIFT, told)]
 
 
 def _quarrel(
@@ -163,11 +165,11 @@ def _quarrel(
 ) -> tuple[RolloutState, list[tuple[DecisionKind, str]]]:
     """Somebody undoes it again and again: less risk than decided is left for a while, more is never left. Said once."""
     if may_stay(state, seen):
-        told = f"{canary.name}: somebody {did}; left so for {wording.span(TRUCE)} instead of {state.weight} %"
+        told = f"{canary.name}: {did}; left so for {wording.span(TRUCE)} instead of {state.weight} %"
     elif state.contested is not None and seen.at < state.contested:
         return state, []
     else:
-        told = f"{canary.name}: somebody {did}; put back to {state.weight} % each time, because that is the safer one"
+        told = f"{canary.name}: {did}; put back to {state.weight} % each time, because that is the safer one"
     return replace(state, contested=seen.at + TRUCE), [(DecisionKind.CONTESTED, _with_remedy(told, seen))]
 
 

@@ -89,6 +89,13 @@ class Watched:
                 self._begin(informer)
         return all(informer.wait_synced(timeout) for informer in self._started)
 
+    def sees_some(self) -> bool:
+        """Everything can be seen of one namespace at least; others may be forbidden, or gone."""
+        return any(
+            all(informer.listed(namespace) and not informer.trouble(namespace) for informer in self._started)
+            for namespace in self._settings.namespaces
+        )
+
     def _serves(self, kind: Kind) -> bool:
         try:
             return self._client.discover(kind)

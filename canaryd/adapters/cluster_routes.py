@@ -88,13 +88,13 @@ class ClusterRoutes:
         self._form = form
         self._uid_of = uid_of
         self._monotonic = monotonic
-        self._blind_since: float | None = None
+        self._blind_since: dict[str, float] = {}  # namespace → since when it cannot be seen
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def objects(self, meant: Meant) -> list[JSON]:
         """As the cache has them. Raises RouteError when one does not exist, or cannot be seen now."""
-        self._check_sight()
+        self._check_sight(meant.namespace)
         found: list[JSON] = []
         for name, _ in meant.objects:
             with self._about(meant.namespace, name):
@@ -217,7 +217,7 @@ class ClusterRoutes:
 
     def _current(self, namespace: str, name: str) -> JSON:
         """From the cache; from the server when the cache is old, so that a roll-back does not wait for a watch."""
-        if self._reader.trouble() or not self._reader.synced:
+        if self._reader.trouble(namespace) or not self._reader.listed(namespace):
             return self._asked(namespace, name)
         return self._held(namespace, name)
 
@@ -240,18 +240,16 @@ class ClusterRoutes:
             raise _MissingError("does not exist")
         return obj
 
-    def _check_sight(self) -> None:
+    def _check_sight(self, namespace: str) -> None:
         """Raises RouteError when the cache has been of the past for longer than the grace."""
-        trouble = self._reader.trouble()
-        if not self._reader.synced:
+        trouble = self._reader.trouble(namespace)
+        if not self._reader.listed(namespace):
             raise RouteError(trouble or f"{self._kind.resource} have not been listed yet")
         if not trouble:
-            self._blind_since = None
+            self._blind_since.pop(namespace, None)
             return
         now = self._monotonic()
-        if self._blind_since is None:
-            self._blind_since = now
-        if now - self._blind_since >= GRACE_S:
+        if now - self._blind_since.setdefault(namespace, now) >= GRACE_S:
             raise RouteError(f"{self._kind.resource} cannot be seen now: {trouble}")
 
     def _uid(self, canary: str) -> str:

@@ -169,7 +169,7 @@ class DeploymentWorkloads:
         self._grace, self._steady, self._clock = grace, steady.total_seconds(), clock
         self._memories: dict[str, _Memory] = {}
         self._lock = threading.Lock()
-        self._dark: dict[int, float] = {}  # reader → since when it cannot see
+        self._dark: dict[tuple[int, str], float] = {}  # reader and namespace → since when it cannot see
 
     # ── the port ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -267,8 +267,8 @@ class DeploymentWorkloads:
 
     def _world(self, canary: Canary, state: RolloutState) -> World:
         """Everything as the readers have it. Raises WorkloadError when they cannot see."""
-        self._see()
         namespace = canary.metadata.namespace
+        self._see(namespace)
         spec = canary.spec.workloads.deployment
         if spec is None:
             raise WorkloadError(f"{canary.key}: spec.workloads.deployment is not given")
@@ -298,13 +298,13 @@ class DeploymentWorkloads:
         )
         return mine[0] if mine else None
 
-    def _see(self) -> None:
+    def _see(self, namespace: str) -> None:
         for reader in (*self._readers.values(), self._pods):
-            trouble = reader.trouble()
+            trouble, which = reader.trouble(namespace), (id(reader), namespace)
             if not trouble:
-                self._dark.pop(id(reader), None)
-            since = self._dark.setdefault(id(reader), self._clock()) if trouble else 0.0
-            if not reader.synced or (trouble and self._clock() - since > BLIND_S):
+                self._dark.pop(which, None)
+            since = self._dark.setdefault(which, self._clock()) if trouble else 0.0
+            if not reader.listed(namespace) or (trouble and self._clock() - since > BLIND_S):
                 raise WorkloadError(trouble or "the cluster has not been looked at yet")
 
     def _config(self, canary: Canary) -> Mapping[str, str]:

@@ -73,8 +73,15 @@ class Canaries:
         """A watch tells."""
         return self._informer is not None
 
-    def trouble(self) -> str:
-        return self._informer.trouble() if self._informer else ""
+    def listed(self, namespace: str) -> bool:
+        return self._informer is None or self._informer.listed(namespace)
+
+    @property
+    def blind(self) -> str:
+        return self._informer.blind if self._informer else ""
+
+    def trouble(self, namespace: str | None = None) -> str:
+        return self._informer.trouble(namespace) if self._informer else ""
 
     def get(self, namespace: str, name: str) -> JSON | None:
         if self._informer:

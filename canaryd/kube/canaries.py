@@ -40,7 +40,7 @@ class Canaries:
     def __init__(self, client: KubeClient, reader: Reader) -> None:
         self._client = client
         self._reader = reader
-        self._blind_since: float | None = None
+        self._blind_since: dict[str, float] = {}  # namespace ("": all of them) → since when it cannot be seen
         self._incomparable: dict[str, str] = {}  # uid → annotation that the server writes in another way than we do
 
     @property
@@ -51,7 +51,7 @@ class Canaries:
     def find(self, key: str) -> JSON:
         """The Canary as it is seen now. Raises StoreError where it is not there or cannot be seen."""
         namespace, _, name = key.rpartition("/")
-        self._check_sight()
+        self._check_sight(namespace)
         try:
             found = self._reader.get(namespace, name)
         except KubeError as e:
@@ -62,7 +62,7 @@ class Canaries:
 
     def all(self) -> tuple[JSON, ...]:
         """All that are watched."""
-        self._check_sight()
+        self._check_any_sight()
         try:
             return self._reader.items()
         except KubeError as e:
@@ -148,16 +148,22 @@ class Canaries:
             self._incomparable[meta["uid"]] = text
         return found
 
-    def _check_sight(self) -> None:
-        trouble, synced = self._reader.trouble(), self._reader.synced
-        if not trouble and synced:
-            self._blind_since = None
+    def _check_sight(self, namespace: str) -> None:
+        trouble, listed = self._reader.trouble(namespace), self._reader.listed(namespace)
+        if not trouble and listed:
+            self._blind_since.pop(namespace, None)
             return
-        if synced:
-            self._blind_since = since = self._blind_since or monotonic()
-            if monotonic() - since < GRACE_S:
-                return
+        if listed and monotonic() - self._blind_since.setdefault(namespace, monotonic()) < GRACE_S:
+            return
         raise StoreError(f"the Canaries cannot be seen: {trouble or 'they have not been listed yet'}")
+
+    def _check_any_sight(self) -> None:
+        """Namespaces that cannot be seen do not hide the others."""
+        trouble = self._reader.blind
+        if not trouble:
+            self._blind_since.pop("", None)
+        elif not self._reader.synced or monotonic() - self._blind_since.setdefault("", monotonic()) >= GRACE_S:
+            raise StoreError(f"the Canaries cannot be seen: {trouble}")
 
 
 # ── parts of the object ──────────────────────────────────────────────────────────────────────────────────────

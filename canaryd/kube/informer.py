@@ -151,8 +151,26 @@ class Informer:
                 return None
             return {key for generation, key in self._latest if generation > since}
 
-    def trouble(self) -> str:
-        """ "" while every watch is alive; else why it cannot see, for people. What is held is then of before."""
+    def listed(self, namespace: str) -> bool:
+        """This namespace was listed once. One that is not watched has nothing to list."""
+        return all(scope.listed for scope in self._scopes_of(namespace))
+
+    @property
+    def blind(self) -> str:
+        """ "" as soon as one watch is alive; else why none is, for people."""
+        trouble = self.trouble()
+        with self._changed:
+            one = any(scope.listed and not scope.trouble for scope in self._scopes)
+        return "" if one and not self._client.reach.trouble() else trouble
+
+    def _scopes_of(self, namespace: str | None) -> list[_Scope]:
+        return [scope for scope in self._scopes if namespace is None or scope.namespace in (None, namespace)]
+
+    def trouble(self, namespace: str | None = None) -> str:
+        """ "" while every watch (of this namespace) is alive; else why it cannot see, for people.
+
+        What is held is then of before. What cannot be seen of one namespace says nothing about another.
+        """
         if self._stopping.is_set():
             return f"{self._kind.resource} are no longer watched: canaryd is stopping"
         if not self._threads:
@@ -160,7 +178,7 @@ class Informer:
         if unreachable := self._client.reach.trouble():
             return unreachable
         with self._changed:
-            return "; ".join(dict.fromkeys(scope.trouble for scope in self._scopes if scope.trouble))
+            return "; ".join(dict.fromkeys(scope.trouble for scope in self._scopes_of(namespace) if scope.trouble))
 
     def get(self, namespace: str, name: str) -> JSON | None:
         """None when there is no such object, or its namespace is not watched."""
@@ -341,8 +359,15 @@ class Reader(Protocol):
     def changed(self, since: int) -> Collection[tuple[str, str]] | None:
         """(namespace, name) of what has changed after that generation; None when that is not known."""
 
-    def trouble(self) -> str:
-        """ "" while what it holds is of now; else why it is not, for people."""
+    def listed(self, namespace: str) -> bool:
+        """This namespace was listed once."""
+
+    @property
+    def blind(self) -> str:
+        """ "" while anything can be seen; else why not, for people."""
+
+    def trouble(self, namespace: str | None = None) -> str:
+        """ "" while what it holds (of this namespace) is of now; else why it is not, for people."""
 
     def get(self, namespace: str, name: str) -> JSON | None:
         """None when there is no such object."""
@@ -399,7 +424,16 @@ class Direct:
         """Always, at once."""
         return True
 
-    def trouble(self) -> str:
+    def listed(self, namespace: str) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def blind(self) -> str:
+        """Always "": what cannot be read raises KubeError."""
+        return ""
+
+    def trouble(self, namespace: str | None = None) -> str:
         """Always "": what cannot be read raises KubeError."""
         return ""
 

@@ -130,12 +130,15 @@ def unchanged(obj: Object) -> Object:
 class Frozen:
     """What a stalled process remembers of the cluster."""
 
-    synced, generation = True, 1
+    synced, generation, blind = True, 1, ""
 
     def __init__(self, obj: Object) -> None:
         self._obj = obj
 
-    def trouble(self) -> str:
+    def listed(self, namespace: str) -> bool:
+        return True
+
+    def trouble(self, namespace: str | None = None) -> str:
         return ""
 
     def get(self, namespace: str, name: str) -> Object | None:

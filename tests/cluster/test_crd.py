@@ -381,7 +381,7 @@ def test_the_cluster_wide_variant_has_a_cluster_role_and_no_role_in_shop(install
         overlay.rmdir()
     assert "namespace: shop" not in built
     assert "namespaces: []" in built
-    assert built.count("kind: ClusterRoleBinding") == 1
+    assert built.count("kind: ClusterRoleBinding") == 2  # the other one is for parting
     installed.kubectl(
         "apply", "--server-side", "--force-conflicts", "--validate=strict", "--dry-run=server", "-f", "-", stdin=built
     )

@@ -210,7 +210,7 @@ class _Frozen:
 
     def workloads(self, one: Rig) -> Any:
         for informer in self._eyes.informers:
-            informer.trouble = lambda: ""  # type: ignore[method-assign]
+            informer.trouble = lambda namespace=None: ""  # type: ignore[method-assign]
         return self._eyes.workloads(one.eyes.client)
 
 

@@ -38,6 +38,7 @@ pytestmark = pytest.mark.slow
 
 DOOMED = "doomed"  # a namespace of its own
 HOST = "web.example"
+AT_ONCE = 10  # scenes
 HOLD = ("hand", "flux", "argo", "lost", "stop", "base", "zero", "undo", "words", "leave", "left", "fresh", "pause")
 GO = ("done", "auto", "web", "calm", "junk", "sight")
 Scene = Callable[[Stage], None]
@@ -50,7 +51,7 @@ def together(scene: Scene) -> Callable[[dict[str, Future[None]]], None]:
 
     @functools.wraps(scene)
     def test(played: dict[str, Future[None]]) -> None:
-        played[scene.__name__].result(timeout=240)
+        played[scene.__name__].result(timeout=400)
 
     del test.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for the arguments of the scene
     return test
@@ -74,10 +75,12 @@ def stage(mesh: Bench, looked_after: Canaryd) -> Iterator[Stage]:
     made = Stage(mesh)
     specs: dict[str, dict[str, Any]] = {name: dict(HOLDING) for name in HOLD} | {name: dict(GOING) for name in GO}
     specs["web"]["route"] = {"gatewayApi": {"httpRoutes": [{"name": "web"}]}}
-    made.put(8, specs)
+    made.put(*specs)
     _route_web(mesh)
     mesh.client().create(_autoscaler("auto"))
     made.care_for(specs)
+    made.load(8, *specs)
+    made.load(30, "done", "auto")
     yield made
     for load in made.loads:
         if load.running:
@@ -105,7 +108,7 @@ def _autoscaler(name: str) -> dict[str, Any]:
 def played(stage: Stage, request: pytest.FixtureRequest) -> Iterator[dict[str, Future[None]]]:
     """The scenes of all chosen tests, begun."""
     chosen = [SCENES[item.name] for item in request.session.items if item.name in SCENES]
-    with ThreadPoolExecutor(len(chosen)) as pool:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {scene.__name__: pool.submit(scene, stage) for scene in chosen}
 
 
@@ -338,7 +341,7 @@ def test_people_are_obeyed_once_and_answered_whichever_way_they_say_it(stage: St
     has_weight(bench, "words", 50)
     _says(bench, "abort", "words", "--yes")
     words.until("RolledBack", patience=15)
-    _says(bench, "retry", "words", "--yes")
+    _says(bench, "retry", "words")
     words.until("Progressing", patience=60)
     assert stage.failures("words") == []
 

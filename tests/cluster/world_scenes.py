@@ -18,6 +18,7 @@ from release_scenes import NAMESPACE, Service, eventually, manifest
 
 from canaryd.demo.processes import wait_until
 
+STANDSTILL = 5  # services without an answer in the same second
 LONG = os.environ.get("CANARYD_LONG") == "1"
 STAYS = [{"weight": 20, "bake": "30m"}, {"weight": 50, "bake": "8s"}]  # a rollout that stays where it is
 GOES = [{"weight": 20, "bake": "4s"}, {"weight": 50, "bake": "4s"}]
@@ -36,13 +37,12 @@ class Stage:
     def __getitem__(self, name: str) -> Service:
         return self.services[name]
 
-    def put(self, rps: float, wanted: Mapping[str, Mapping[str, Any]], *, replicas: int = 2) -> None:
-        """Services (name → what the spec of its Canary says), under load."""
+    def put(self, *wanted: str, replicas: int = 2) -> None:
+        """Services that run."""
         for name in wanted:
             self.services[name] = Service(self.bench, name, self.bench.start_app(name, replicas=replicas))
         for name in wanted:
             self[name].app.await_available()
-        self.load(rps, *wanted)
 
     def care_for(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
         """Their Canaries; returns when all are in canaryd's care."""
@@ -79,9 +79,18 @@ class Stage:
             self[name].until(phase)
 
     def failures(self, name: str) -> list[Any]:
-        """Requests of this service that were not answered with 200."""
+        """Requests of this service that were not answered with 200.
+
+        Seconds in which requests to many services at once came back too late, because this machine stood still, tell
+        nothing about one of them and do not count.
+        """
         host = name if "." in name else f"{name}.{NAMESPACE}.svc.cluster.local"
-        return [f for load in self.loads for f in load.between().failures if f.authority == host]
+        found = [f for load in self.loads for f in load.between().failures]
+        late: dict[int, set[str]] = {}
+        for failure in found:
+            if failure.status == 0:
+                late.setdefault(int(failure.at), set()).add(failure.authority)
+        return [f for f in found if f.authority == host and (f.status or len(late[int(f.at)]) < STANDSTILL)]
 
     def tags(self, name: str) -> Counter[str]:
         """Answers by the image tag of the pod that gave them."""

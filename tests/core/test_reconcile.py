@@ -928,6 +928,20 @@ def test_what_could_not_be_told_is_told_later_once_and_in_order() -> None:
     assert world.reconciler.tell() == 0
 
 
+def test_a_notifier_that_has_heard_it_is_not_told_again_because_another_is_down() -> None:
+    world = World(canary(**QUICK))
+    log, chat = MemoryNotifier(), MemoryNotifier()
+    world.reconciler = Reconciler(replace(world.ports, notifiers=(log, chat)))
+    chat.fail("chat is down")
+    world.start()
+    world.turn(3)
+    assert [r.id for r in log.told] == ["api/1"]
+    chat.heal()
+    world.turn()
+    assert log.told == chat.told
+    assert len({r.id for r in log.told}) == len(log.told) > 1
+
+
 def test_one_canary_that_cannot_be_told_does_not_hold_up_the_others() -> None:
     class Picky(MemoryNotifier):
         """Has no channel for one of them."""
