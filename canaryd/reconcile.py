@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -76,9 +77,18 @@ class Reconciler:
     """Keeps nothing that matters between ticks."""
 
     def __init__(
-        self, ports: Ports, *, workers: int = 8, tell_again: timedelta = timedelta(minutes=30), save_every: int = 1
+        self,
+        ports: Ports,
+        *,
+        workers: int = 8,
+        tell_again: timedelta = timedelta(minutes=30),
+        save_every: int = 1,
+        writers: int = 1,
     ) -> None:
-        """`save_every`: how many looks that decided nothing share one save."""
+        """`save_every`: how many looks that decided nothing share one save.
+
+        `writers`: how many canaries are saved and routed at once, where each write waits for a server.
+        """
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
         self._unsaved: dict[str, _Unsaved] = {}
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
@@ -89,9 +99,11 @@ class Reconciler:
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
+        self._writers = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="settle") if writers > 1 else None
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in filter(None, (self._pool, self._writers)):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def tick(self, canaries: Sequence[Canary], now: datetime, *, measure: bool = True) -> list[Outcome]:
         """One tick. Without `measure` no counters are read: somebody said something and wants an answer at once."""
@@ -106,7 +118,8 @@ class Reconciler:
         list(self._pool.map(self._look_guarded, cases))
         if measure:
             self._measurer.measure([c for c in cases if c.state.phase.is_active], now)
-        return [*outcomes, *(self._guarded(case, now) for case in cases)]
+        settle = partial(self._guarded, now=now)
+        return [*outcomes, *(self._writers.map(settle, cases) if self._writers else map(settle, cases))]
 
     def tell(self) -> int:
         """Deliver what is owed; returns how many records were delivered. What fails stays owed, in order per canary."""
