@@ -325,7 +325,8 @@ class Reconciler:
             latest=records.body(case.canary, before, decision, seen),
         )
         held = self._unsaved.pop(case.canary.key, None)
-        held = held or _Unsaved(stored.version, state)
+        if held is None or held.state is not before:  # a look at the same time has counted on by itself: not ours
+            held = _Unsaved(stored.version, state)
         looks = held.looks + int(seen.judgement is not None)
         if before is not None and before.routed is None and state.routed is not None:
             looks = max(looks, self.save_every - 1)  # from when evidence counts is saved with the very next look
