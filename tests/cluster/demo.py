@@ -163,8 +163,8 @@ class Show:
             running.start(identity)
         leader = running.leader()
         which = running.replicas.index(leader) + 1
-        self.plain(f"  ✓ two replicas run as {ACCOUNT}; replica {which} leads (there are no kubelets here,")
-        self.plain("    so they are processes with the account's token instead of pods)")
+        self.plain(f"  ✓ two replicas run as {ACCOUNT}; replica {which} leads")
+        self.plain("    (processes with the account's token instead of pods: there are no kubelets here)")
 
     def _start_services(self, bench: Bench) -> Load:
         self.say("\n[bold]Three services under load[/]: a Deployment of 3 pods, a Service, a VirtualService each")
