@@ -916,11 +916,12 @@ def test_two_looks_at_the_same_time_do_not_mix_their_records_and_the_rollout_goe
         """Another look at the counters begins and ends while this one waits for the route."""
 
         world: World | None = None
+        failed = ""
 
         def view(self, canary: str, route: Route, stable: str, canary_workload: str) -> RouteView:
             world, self.world = self.world, None
             if world is not None:
-                world.reconciler.tick(world.canaries, world.now)
+                self.failed += "".join(out.failed for out in world.reconciler.tick(world.canaries, world.now))
             return super().view(canary, route, stable, canary_workload)
 
     world = World(canary(**QUICK), save_every=5)
@@ -930,15 +931,15 @@ def test_two_looks_at_the_same_time_do_not_mix_their_records_and_the_rollout_goe
     world.reconciler = Reconciler(world.ports, save_every=5)
     world.start()
     world.turn()
-    for _ in range(200):
+    for _ in range(40):
         if world.state().phase is Phase.SUCCEEDED:
             break
         world.traffic(world.canaries[0].spec.interval.total_seconds())
         slow.world = world
-        world.tick(measure=False)
+        slow.failed += "".join(out.failed for out in world.tick())
     assert world.state().phase is Phase.SUCCEEDED, world.state().sentence
-    numbers = sorted(int(r.id.rpartition("/")[2]) for r in world.store.records("api", limit=1000))
-    assert numbers == list(range(1, world.state().decisions + 1))
+    assert "there is a record" not in slow.failed
+    assert world.store.records("api", limit=1)[0].id == f"api/{world.state().decisions}"
 
 
 # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
