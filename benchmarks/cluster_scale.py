@@ -42,6 +42,7 @@ from release_scenes import ACCOUNT, Canaryd, install
 from canaryd.adapters.memory import EDGES_MS
 from canaryd.demo import prometheus
 from canaryd.demo.processes import wait_until
+from canaryd.deployments.objects import SEEN
 from canaryd.kube import kinds
 
 TICK_S, RSS_MB = 1.0, 250.0
@@ -186,6 +187,8 @@ def canary_document(name: str) -> JSON:
 def create(bench: Bench, body: JSON) -> JSON:
     own = ("uid", "resourceVersion", "creationTimestamp", "generation")
     meta = {key: value for key, value in body["metadata"].items() if key not in own}
+    if SEEN in (meta.get("annotations") or {}):  # it speaks of a generation that this new object has not
+        meta["annotations"] = {key: value for key, value in meta["annotations"].items() if key != SEEN}
     if body["kind"] == "Service":
         body = {**body, "spec": {**body["spec"], "clusterIP": "None"}}  # the range has fewer addresses than needed
     return bench.client().create({**{k: v for k, v in body.items() if k != "status"}, "metadata": meta})

@@ -42,6 +42,7 @@ ON_DELETE = "canaryd.io/on-delete"  # annotation: orphan
 SIGHT = timedelta(seconds=10)  # so long everything is waited for at the start, then only for something
 PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
 PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
+WRITERS = 8  # Canaries whose status and route are written at once
 RELOADING = 9  # times as long as reading all documents took is the pause before they are read again
 LONGEST_PAUSE_S = 10.0
 AGAIN = timedelta(minutes=1)  # how often refused documents are looked at anew
@@ -144,7 +145,9 @@ class ClusterDaemon(Base):
 
     def _lead(self) -> None:
         settings = self.settings
-        self.reconciler = Reconciler(self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every)
+        self.reconciler = Reconciler(
+            self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every, writers=WRITERS
+        )
         self.scheduler = new_scheduler()
         self._jobs, self._stale, self._resting = frozenset(), True, Resting()
         self.leading.set()

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 
 import structlog
 
@@ -76,9 +77,18 @@ class Reconciler:
     """Keeps nothing that matters between ticks."""
 
     def __init__(
-        self, ports: Ports, *, workers: int = 8, tell_again: timedelta = timedelta(minutes=30), save_every: int = 1
+        self,
+        ports: Ports,
+        *,
+        workers: int = 8,
+        tell_again: timedelta = timedelta(minutes=30),
+        save_every: int = 1,
+        writers: int = 1,
     ) -> None:
-        """`save_every`: how many looks that decided nothing share one save."""
+        """`save_every`: how many looks that decided nothing share one save.
+
+        `writers`: how many canaries are saved and routed at once, where each write waits for a server.
+        """
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
         self._unsaved: dict[str, _Unsaved] = {}
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
@@ -89,9 +99,11 @@ class Reconciler:
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
+        self._writers = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="settle") if writers > 1 else None
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        for pool in filter(None, (self._pool, self._writers)):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def tick(self, canaries: Sequence[Canary], now: datetime, *, measure: bool = True) -> list[Outcome]:
         """One tick. Without `measure` no counters are read: somebody said something and wants an answer at once."""
@@ -106,7 +118,8 @@ class Reconciler:
         list(self._pool.map(self._look_guarded, cases))
         if measure:
             self._measurer.measure([c for c in cases if c.state.phase.is_active], now)
-        return [*outcomes, *(self._guarded(case, now) for case in cases)]
+        settle = partial(self._guarded, now=now)
+        return [*outcomes, *(self._writers.map(settle, cases) if self._writers else map(settle, cases))]
 
     def tell(self) -> int:
         """Deliver what is owed; returns how many records were delivered. What fails stays owed, in order per canary."""
@@ -312,7 +325,8 @@ class Reconciler:
             latest=records.body(case.canary, before, decision, seen),
         )
         held = self._unsaved.pop(case.canary.key, None)
-        held = held or _Unsaved(stored.version, state)
+        if held is None or held.state is not before:  # a look at the same time has counted on by itself: not ours
+            held = _Unsaved(stored.version, state)
         looks = held.looks + int(seen.judgement is not None)
         if before is not None and before.routed is None and state.routed is not None:
             looks = max(looks, self.save_every - 1)  # from when evidence counts is saved with the very next look
@@ -447,7 +461,7 @@ def _again(case: _Case, stored: Stored) -> _Case:
 
 def _may_wait(before: RolloutState, after: RolloutState, new: Sequence[Record]) -> bool:
     """Nothing was decided, said or moved: only time passed and evidence grew."""
-    if any(record.tell for record in new) or before.verdict != after.verdict:
+    if any(record.tell for record in new):
         return False
     grown = ("ticked", "evidence", "baked", "held", "blind", "sentence", "latest", "decisions", "routed")
     if before.routed is not None and after.routed is None:  # the weight has to be written again

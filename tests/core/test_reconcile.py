@@ -911,6 +911,36 @@ def test_a_hook_with_a_defect_is_its_own_canarys_trouble() -> None:
     world.until("Succeeded")
 
 
+def test_two_looks_at_the_same_time_do_not_mix_their_records_and_the_rollout_goes_on() -> None:
+    class Slow(MemoryRouter):
+        """Another look at the counters begins and ends while this one waits for the route."""
+
+        world: World | None = None
+
+        def view(self, canary: str, route: Route, stable: str, canary_workload: str) -> RouteView:
+            world, self.world = self.world, None
+            if world is not None:
+                world.reconciler.tick(world.canaries, world.now)
+            return super().view(canary, route, stable, canary_workload)
+
+    world = World(canary(**QUICK), save_every=5)
+    slow = Slow()
+    slow.add("api", *world.canaries[0].spec.workloads.names)
+    world.router, world.ports = slow, replace(world.ports, router=slow)
+    world.reconciler = Reconciler(world.ports, save_every=5)
+    world.start()
+    world.turn()
+    for _ in range(200):
+        if world.state().phase is Phase.SUCCEEDED:
+            break
+        world.traffic(world.canaries[0].spec.interval.total_seconds())
+        slow.world = world
+        world.tick(measure=False)
+    assert world.state().phase is Phase.SUCCEEDED, world.state().sentence
+    numbers = sorted(int(r.id.rpartition("/")[2]) for r in world.store.records("api", limit=1000))
+    assert numbers == list(range(1, world.state().decisions + 1))
+
+
 # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
