@@ -223,7 +223,7 @@ def allowed_to(client: KubeClient, namespace: str, account: str) -> Allowed:
         "groups": ["system:serviceaccounts", f"system:serviceaccounts:{namespace}", "system:authenticated"],
     }
 
-    def may(verb: str, kind: Kind, where: str, subresource: str, name: str) -> bool:
+    def may(verb: str, kind: Kind, where: str, subresource: str, name: str = "") -> bool:
         attributes = {"verb": verb, "group": kind.group, "version": kind.version, "resource": kind.plural}
         narrower = (("namespace", where), ("subresource", subresource), ("name", name))
         attributes |= {key: text for key, text in narrower if text}
