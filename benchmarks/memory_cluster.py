@@ -33,7 +33,7 @@ REPLICAS = 3
 class Objects:
     """The objects of one kind: what a reader holds, and what the client changes."""
 
-    synced = True
+    synced, blind = True, ""
 
     def __init__(self, kind: Kind, changed: Callable[[str, JSON | None, JSON | None], None]) -> None:
         self.kind, self.generation = kind, 0
@@ -41,8 +41,11 @@ class Objects:
         self._held: dict[str, dict[str, JSON]] = {}
         self._latest: deque[tuple[int, tuple[str, str]]] = deque(maxlen=1000)
 
-    def trouble(self) -> str:
+    def trouble(self, namespace: str | None = None) -> str:
         return ""
+
+    def listed(self, namespace: str | None = None) -> bool:
+        return True
 
     def get(self, namespace: str, name: str) -> JSON | None:
         return self._held.get(namespace, {}).get(name)
