@@ -9,7 +9,7 @@ REPORTS := .cache/reports
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo demo-cluster test test-fast test-parts test-cluster cover check format mutate bench simulate parts lock venv-demo venv-test clean
+.PHONY: help demo demo-cluster test test-fast test-parts test-cluster test-cluster-all cover check format mutate bench simulate parts lock venv-demo venv-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -35,7 +35,11 @@ test-parts: venv-test ## all tests but the core's and the cluster's: Envoy, Prom
 
 test-cluster: venv-test ## on a real control plane and mesh; builds them the first time (needs Go, 20 min): tests/cluster/README.md
 	@scripts/cluster-tools || [ "$$CI" != true ]
-	@$(PYTEST) tests/cluster --durations=10 --junit-xml=$(REPORTS)/cluster.xml
+	@$(BIN)/python scripts/test_cluster.py
+
+test-cluster-all: venv-test ## the same with the long ones: outages, quarrels, leases; CANARYD_LONG=1 for their long forms
+	@scripts/cluster-tools
+	@$(BIN)/python scripts/test_cluster.py --all
 
 check: venv-test ## format, lint, types, layers
 	$(BIN)/ruff format --check .

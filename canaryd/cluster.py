@@ -74,7 +74,7 @@ class ClusterDaemon(Base):
         self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
         self._rights_due = 0.0  # on the monotonic clock
         self._troubles, self._troubled = Troubles(), threading.Lock()
-        self._untold: dict[str, str] = {}  # key -> why its status could not be written the last time
+        self._untold: dict[str, str] = {}  # key and what -> why that could not be written the last time
         self._unguarded: dict[str, str] = {}  # key -> why its finalizer could not be set
         place = wanted.lease.namespace or self.client.namespace
         duration = wanted.lease.duration
@@ -315,13 +315,14 @@ class ClusterDaemon(Base):
 
     def _guarded(self, key: str, write: Callable[..., object], *what: object) -> None:
         """One Canary's trouble is its own."""
+        this = f"{key} {getattr(write, '__name__', '')}"  # that another write is not needed says nothing of this one
         try:
             write(key, *what)
-            self._untold.pop(key, None)
+            self._untold.pop(this, None)
         except CanarydError as e:
-            if self._untold.get(key) != str(e):
+            if self._untold.get(this) != str(e):
                 log.warning("status not written", canary=key, reason=str(e))
-            self._untold[key] = str(e)
+            self._untold[this] = str(e)
 
     def _guard(self, key: str) -> None:
         """Put the finalizer on a Canary, so that its service is brought back before it is gone."""
@@ -365,7 +366,11 @@ class ClusterDaemon(Base):
         for canary in self.canaries if missing or self._missing or self._missing is None else ():
             self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
         self._missing = missing
-        self.reconciler.untold.clear()
+        if not missing:  # what was forbidden is not any more, or is forbidden by something that is not asked for here
+            self.reconciler.untold.clear()
+            self._untold.clear()
+            self._unguarded.clear()
+            self._stale = True  # what could not be written is tried again now
 
     def _doubts(self) -> bool:
         """Something lacks, as far as is known, or was forbidden."""

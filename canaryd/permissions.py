@@ -98,6 +98,12 @@ DAEMON: tuple[Need, ...] = (
         "the Services of stable and canary cannot be made, or their shape not be checked",
     ),
     Need(
+        "discovery.k8s.io",
+        "endpointslices",
+        ("list",),
+        "traffic may be sent to pods of which the proxies have not been told yet",
+    ),
+    Need(
         "autoscaling",
         "horizontalpodautoscalers",
         ("list", "watch", "patch"),

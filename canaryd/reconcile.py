@@ -95,6 +95,7 @@ class Reconciler:
         self._unshaped: dict[str, str] = {}  # the same of its workloads
         self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
         self._heard: dict[str, int] = {}  # records owed to some notifiers only -> how many have it
+        self._emptied: dict[str, datetime] = {}  # deleted canaries -> when the last share was taken from them
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self._measurer = Measurer(ports.metrics)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
@@ -161,6 +162,8 @@ class Reconciler:
         stored = self._load(canary)
         state, ports, route = stored.state or plan.initial(canary), self.ports, canary.spec.route
         left = self._restored.get(canary.key)
+        if left is None and (waits := self._emptied_canary(canary, state, stored.version, now)):
+            return waits
         if left is None:
             waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
             if waits:
@@ -175,6 +178,7 @@ class Reconciler:
         waits = ports.workloads.restore(canary, state, version=stored.version, now=now, rerouted=True)
         if not waits:
             del self._restored[canary.key]
+            self._emptied.pop(canary.key, None)
             self._unsaved.pop(canary.key, None)
         return waits
 
@@ -185,6 +189,20 @@ class Reconciler:
         except RouteError:
             return False  # there is no such route any more
         return view.weight is not None
+
+    def _emptied_canary(self, canary: Canary, state: RolloutState, version: int, now: datetime) -> str:
+        """What is waited for until the canary's pods, which will be replaced, get no request; "" when they get none."""
+        ports, router, route = self.ports, self.ports.router, canary.spec.route
+        try:
+            weight = router.view(canary.key, route, state.stable, state.canary).weight
+        except RouteError:  # it is gone, or says something else by now
+            return ""
+        pods = ports.workloads.view(canary, state).stable
+        if weight and (pods is None or pods.ready):  # without stable the canary is all that serves
+            router.set_weight(canary.key, route, state.stable, state.canary, 0, version=version)
+            self._emptied[canary.key] = now
+        since = self._emptied.get(canary.key)
+        return f"the last requests leave {state.canary}" if since is not None and now - since < plan.SETTLE else ""
 
     # ── observe ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -307,7 +325,8 @@ class Reconciler:
             latest=records.body(case.canary, before, decision, seen),
         )
         held = self._unsaved.pop(case.canary.key, None)
-        held = held or _Unsaved(stored.version, state)
+        if held is None or held.state is not before:  # a look at the same time has counted on by itself: not ours
+            held = _Unsaved(stored.version, state)
         looks = held.looks + int(seen.judgement is not None)
         if before is not None and before.routed is None and state.routed is not None:
             looks = max(looks, self.save_every - 1)  # from when evidence counts is saved with the very next look
@@ -442,7 +461,7 @@ def _again(case: _Case, stored: Stored) -> _Case:
 
 def _may_wait(before: RolloutState, after: RolloutState, new: Sequence[Record]) -> bool:
     """Nothing was decided, said or moved: only time passed and evidence grew."""
-    if any(record.tell for record in new) or before.verdict != after.verdict:
+    if any(record.tell for record in new):
         return False
     grown = ("ticked", "evidence", "baked", "held", "blind", "sentence", "latest", "decisions", "routed")
     if before.routed is not None and after.routed is None:  # the weight has to be written again

@@ -138,6 +138,7 @@ def permissions_page() -> str:
         PERMISSIONS,
         _needs(here, permissions.DAEMON, Scope.WATCHED),
         _needs("In its own namespace", permissions.DAEMON, Scope.OWN),
+        _needs("In every namespace, for when one is deleted", permissions.PARTING, Scope.CLUSTER),
         _people(),
         NEVER,
     ]

@@ -13,6 +13,7 @@ What it needs, all in the Canary's own namespace:
     horizontalpodautoscalers list watch patch          the service's own is pointed at stable; none is made
     controllerrevisions      list create delete        the pinned template of a rollout
     configmaps, secrets      list watch                by name, only those that the Canary names
+    endpointslices           list                      once before traffic is sent to new pods; not needed, but safer
 
 Calls that do not pass through the mesh's route reach the pods of both Deployments by the Service of the service itself.
 `kubectl rollout restart` of the canary's Deployment is no release; what serves is restarted by restarting stable.
@@ -30,7 +31,7 @@ from typing import Any, Protocol
 
 from canaryd.deployments import leave, objects, promote
 from canaryd.deployments.look import look
-from canaryd.deployments.pods import Tally, deployment_of
+from canaryd.deployments.pods import Tally, deployment_of, unreached
 from canaryd.deployments.shape import pinned, writes
 from canaryd.deployments.world import World, Write, asked, scales, services, stamp, target
 from canaryd.errors import (
@@ -38,12 +39,22 @@ from canaryd.errors import (
     KubeConflictError,
     KubeError,
     KubeExistsError,
+    KubeForbiddenError,
     KubeNotFoundError,
     WorkloadError,
 )
 from canaryd.kube.client import KubeClient
 from canaryd.kube.informer import Reader
-from canaryd.kube.kinds import CONFIG_MAPS, CONTROLLER_REVISIONS, DEPLOYMENTS, HPAS, SECRETS, SERVICES, Kind
+from canaryd.kube.kinds import (
+    CONFIG_MAPS,
+    CONTROLLER_REVISIONS,
+    DEPLOYMENTS,
+    ENDPOINT_SLICES,
+    HPAS,
+    SECRETS,
+    SERVICES,
+    Kind,
+)
 from canaryd.model import HookState, HookStatus, Phase, Release, RolloutState, WorkloadView
 from canaryd.policy import Canary
 from canaryd.revision import canonical, digest
@@ -137,6 +148,7 @@ class _Memory:
     contests: dict[str, list[datetime]] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)  # contest → what is left to whoever undoes it
     asked: _Asked | None = None
+    reached: str = ""  # whose pods were all seen behind their Service, and when
 
 
 class DeploymentWorkloads:
@@ -195,6 +207,8 @@ class DeploymentWorkloads:
             since = memory.ready_since = memory.ready_since or self._clock()
             if self._clock() - since < self._steady:
                 unready.append("everything is ready; the proxies are given a moment to learn of it")
+            elif lacks := self._lacks(world, stable=world.adopting):
+                unready.append(lacks)
         elif unready:
             memory.ready_since = None
         notes = (*unready, *found.notes, *memory.left.values())
@@ -233,7 +247,9 @@ class DeploymentWorkloads:
                 self._carry_out(world, self._recreated(world, version), version, None)
                 raise WorkloadError(f"Deployment {canary.metadata.namespace}/{world.spec.stable} does not exist")
             if promote.is_upgraded(world, hook):
-                return promote.progress(world, hook)
+                found = promote.progress(world, hook)
+                lacks = self._lacks(world, stable=True) if found.status is HookStatus.DONE else ""
+                return replace(found, status=HookStatus.OWED, detail=lacks) if lacks else found
             pin = self._pin(world, version)
             if pin is None:
                 why = (
@@ -343,6 +359,30 @@ class DeploymentWorkloads:
                 told = last.revision
         memory.asked = _Asked(of, template, config, told)
         return told
+
+    def _lacks(self, world: World, *, stable: bool) -> str:
+        """Ready pods that the Service does not send to yet; "" when there is none, or that cannot be known.
+
+        Proxies learn of pods from EndpointSlices, whose controller may lag behind, as after an API server's outage.
+        """
+        service = world.stable_service if stable else world.canary_service
+        name = world.spec.stable if stable else world.spec.name
+        memory = self._memory(world)
+        key = f"{world.state.rollout} {world.state.phase} {name}"
+        if service is None or not service["spec"].get("selector") or memory.reached == key:
+            return ""
+        labels = f"kubernetes.io/service-name={service['metadata']['name']}"
+        try:
+            slices, _ = self._client.list(ENDPOINT_SLICES, world.doc.metadata.namespace, labels=labels)
+        except KubeForbiddenError:
+            slices = None
+        found = world.stable_pods() if stable else world.canary_pods()
+        missing = [] if slices is None else unreached(found, slices)
+        some = slices is not None and len(missing) < len(found)
+        if missing and (objects.is_ours(service, world.doc.name) or not some):
+            return f"Service {service['metadata']['name']} does not send to {len(missing)} of the pods of {name} yet"
+        memory.reached = key
+        return ""
 
     def _memory(self, world: World) -> _Memory:
         with self._lock:

@@ -55,6 +55,17 @@ def is_ready(pod: JSON) -> bool:
     return _condition(pod, "Ready").get("status") == "True"
 
 
+def unreached(pods: Iterable[JSON], slices: Iterable[JSON]) -> list[str]:
+    """Names of the ready pods that are no ready endpoint in any of these EndpointSlices."""
+    reached = {
+        str((endpoint.get("targetRef") or {}).get("name", ""))
+        for one in slices
+        for endpoint in one.get("endpoints") or ()
+        if (endpoint.get("conditions") or {}).get("ready") is not False
+    }
+    return [pod["metadata"]["name"] for pod in pods if is_ready(pod) and pod["metadata"]["name"] not in reached]
+
+
 def started(pod: JSON) -> datetime | None:
     """When the youngest of its containers was started: one that was restarted has everything still before it."""
     times = [_time((c.get("state") or {}).get("running", {}).get("startedAt")) for c in _containers(pod)]

@@ -305,8 +305,10 @@ class Informer:
         """Holds `new` unless what is held is as new; what was changed by that."""
         namespace, name = _key(new)
         old = self._held.get(namespace, {}).get(name)
-        if old is not None and _version(old) >= _version(new):
+        if old is not None and _version(old) > _version(new):
             return []
+        if old is not None and _version(old) == _version(new) and old == new:
+            return []  # else the definition of its kind is another one now, which shows more of it or less
         self._held.setdefault(namespace, {})[name] = new
         self._note(namespace, name)
         if old is not None and old["metadata"].get("uid") != new["metadata"].get("uid"):

@@ -163,8 +163,8 @@ class Show:
             running.start(identity)
         leader = running.leader()
         which = running.replicas.index(leader) + 1
-        self.plain(f"  ✓ two replicas run as {ACCOUNT}; replica {which} leads (there are no kubelets here,")
-        self.plain("    so they are processes with the account's token instead of pods)")
+        self.plain(f"  ✓ two replicas run as {ACCOUNT}; replica {which} leads")
+        self.plain("    (processes with the account's token instead of pods: there are no kubelets here)")
 
     def _start_services(self, bench: Bench) -> Load:
         self.say("\n[bold]Three services under load[/]: a Deployment of 3 pods, a Service, a VirtualService each")
@@ -347,7 +347,7 @@ class Show:
 
 
 def write_shell(directory: Path, bench: Bench) -> Path:
-    """A bash rc file with kubectl, canaryd and `kubectl canary` on the PATH, and the kubeconfig of the admin."""
+    """A bash rc file with kubectl, canaryd and `kubectl canary` on the PATH, and the admin's access to the cluster."""
     programs = directory / "bin"
     programs.mkdir(exist_ok=True)
     root, python = shlex.quote(str(ROOT)), shlex.quote(sys.executable)
@@ -355,10 +355,14 @@ def write_shell(directory: Path, bench: Bench) -> Path:
         body = f"import sys; sys.path.insert(0, sys.argv.pop(1)); from canaryd.__main__ import {entry}; {entry}()"
         (programs / name).write_text(f'#!/bin/sh\nexec {python} -c {shlex.quote(body)} {root} "$@"\n')
         (programs / name).chmod(0o755)
+    config = directory / "canaryd.yaml"
+    place = {"namespaces": [NAMESPACE], "kubeconfig": str(bench.kubeconfig()), "lease": {"namespace": "canaryd"}}
+    config.write_text(yaml.safe_dump({"mode": "cluster", "cluster": place}))
     rc = directory / "shell"
     path = f"{programs}:{bench.tools['kubernetes']}"
     rc.write_text(
         f"export PATH={shlex.quote(path)}:$PATH KUBECONFIG={shlex.quote(str(bench.kubeconfig()))}\n"
+        f"export CANARYD_CONFIG={shlex.quote(str(config))}\n"
         f"export NO_PROXY='*' no_proxy='*' PS1='(demo) \\w\\$ '\n"
     )
     return rc

@@ -30,6 +30,7 @@ ROLE = (  # what the module's docstring says; Secrets and ConfigMaps only where 
     ("", "services", "list,watch,create,patch,delete"),
     ("autoscaling", "horizontalpodautoscalers", "list,watch,patch"),
     ("apps", "controllerrevisions", "list,create,delete"),
+    ("discovery.k8s.io", "endpointslices", "list"),
 )
 
 

@@ -6,7 +6,7 @@ import itertools
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -72,10 +72,20 @@ def victim(mesh: Bench, prometheus: BenchPrometheus, tmp_path_factory: pytest.Te
         return one
 
 
-def history(one: Service, outages: Sequence[datetime] = ()) -> Report:
+_outages: list[datetime] = []
+
+
+@contextmanager
+def outage() -> Iterator[None]:
+    """The API server is killed inside this block, and what was in its hands then may be missing in its log."""
+    _outages.append(datetime.now(UTC))
+    yield
+
+
+def history(one: Service) -> Report:
     """All that canaryd wrote for it, replayed. Raises AssertionError with each step that should not be there."""
     names = (one.name, f"{one.name}-stable")
-    report = check((r for r in one.bench.audit.requests() if r.name in names), outages=outages)
+    report = check((r for r in one.bench.audit.requests() if r.name in names), outages=_outages)
     print(report)
     assert report.violations == []
     return report
@@ -90,8 +100,6 @@ class Release:
 
     status: Mapping[str, Any] = field(default_factory=dict)
     totals: Totals = field(default_factory=Totals)
-    outages: list[datetime] = field(default_factory=list)  # when the API server was killed
-    began: datetime = field(default_factory=lambda: datetime.now(UTC))
     seconds: float = 0.0
 
 
@@ -113,12 +121,12 @@ def release(one: Service, moves: Moves, words: str = "", *, ends: str = "Succeed
     assert made.totals.lost == []
     if not words:
         assert made.totals.failures == []
-    history(one, made.outages)
+    history(one)
 
 
 @dataclass
 class Rollouts:
-    """Releases of one service, one after the other, in a thread of its own; every third one is bad."""
+    """Releases of one service, one after the other, in a thread of its own; now and then a bad one."""
 
     service: Service
     bad_every: int = 0

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 import pytest
 from bench import ApiError, Bench, BenchPrometheus
 from history_checker import ACCOUNT
-from kill_scenes import NAME, Moves, quick, release
+from kill_scenes import NAME, Moves, outage, quick, release
 from release_scenes import Canaryd, Service
 
 pytestmark = pytest.mark.slow
@@ -51,10 +51,10 @@ def running(
 def test_an_api_server_that_is_killed_and_comes_back_costs_no_step_and_no_request(
     mesh: Bench, running: Canaryd, victim: Service, moves: Moves, phase: str, step: str, words: str, ends: str
 ) -> None:
-    with release(victim, moves, words, ends=ends) as made:
+    with release(victim, moves, words, ends=ends):
         moves.wait_for(phase, step)
-        made.outages.append(datetime.now(UTC))
-        mesh.plane.kill_apiserver()
+        with outage():
+            mesh.plane.kill_apiserver()
         time.sleep(random.uniform(5, 8))
         mesh.plane.start_apiserver()
 
@@ -63,11 +63,11 @@ def test_an_api_server_that_is_killed_and_comes_back_costs_no_step_and_no_reques
 def test_watches_that_the_server_has_forgotten_are_opened_anew_and_nothing_is_missed(
     mesh: Bench, running: Canaryd, victim: Service, moves: Moves
 ) -> None:
-    with release(victim, moves) as made:
+    with release(victim, moves):
         for phase in ("Progressing", "Promoting"):
             moves.wait_for(phase)
-            made.outages.append(datetime.now(UTC))
-            mesh.plane.expire_watches()
+            with outage():
+                mesh.plane.expire_watches()
 
 
 @long_form

@@ -146,6 +146,25 @@ def test_a_daemon_that_stalled_cannot_undo_what_its_successor_did(rig: Made, eye
     assert one.image(one.stable) == "demo/app:v2"
 
 
+def test_traffic_waits_for_endpoints_that_lag_behind_the_pods(rig: Made, eyes: Eyes, cluster: Bench) -> None:
+    one = rig("lagging")
+    one.adopt()
+    one.app.set_image("demo/app:v2")
+    one.begin()
+    one.bring_up()
+    admin = cluster.client()
+    cluster.cluster.controllers.freeze()
+    try:
+        for found in admin.list("endpointslices", NAMESPACE, "kubernetes.io/service-name=lagging-canary"):
+            admin.delete("endpointslices", found["metadata"]["name"])
+        one.workloads = eyes.workloads()
+        assert "Service lagging-canary does not send to 2 of the pods of lagging yet" in one.view().detail
+        assert not one.view().ready
+    finally:
+        cluster.cluster.controllers.thaw()
+    wait_until(lambda: one.view().ready, "the endpoints to be seen", 60)
+
+
 def test_a_rollback_in_the_middle_of_the_upgrade_gives_stable_back_what_it_ran(rig: Made, eyes: Eyes) -> None:
     one = rig("astray")
     one.adopt()

@@ -39,22 +39,36 @@ pytestmark = pytest.mark.slow
 DOOMED = "doomed"  # a namespace of its own
 HOST = "web.example"
 AT_ONCE = 10  # scenes
-HOLD = ("hand", "flux", "argo", "lost", "stop", "base", "zero", "undo", "words", "leave", "left", "fresh", "pause")
-GO = ("done", "auto", "web", "calm", "junk", "sight")
+GO = ("done", "auto", "web", "sight")  # the others stay at their first step
 Scene = Callable[[Stage], None]
 SCENES: dict[str, Scene] = {}
+ON_STAGE: dict[str, tuple[str, ...]] = {}  # test → its services
 
 
-def together(scene: Scene) -> Callable[[dict[str, Future[None]]], None]:
-    """A test that is played at the same time as all others of its kind."""
-    SCENES[scene.__name__] = scene
+def on_stage(*services: str) -> Callable[[Scene], Scene]:
+    """These services are there for this test."""
 
-    @functools.wraps(scene)
-    def test(played: dict[str, Future[None]]) -> None:
-        played[scene.__name__].result(timeout=400)
+    def mark(test: Scene) -> Scene:
+        ON_STAGE[test.__name__] = services
+        return test
 
-    del test.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for the arguments of the scene
-    return test
+    return mark
+
+
+def together(*services: str) -> Callable[[Scene], Callable[[dict[str, Future[None]]], None]]:
+    """A test that is played at the same time as all others of its kind, with services of its own."""
+
+    def mark(scene: Scene) -> Callable[[dict[str, Future[None]]], None]:
+        SCENES[scene.__name__], ON_STAGE[scene.__name__] = scene, services
+
+        @functools.wraps(scene)
+        def test(played: dict[str, Future[None]]) -> None:
+            played[scene.__name__].result(timeout=400)
+
+        del test.__wrapped__  # type: ignore[attr-defined]  # pytest would ask for the arguments of the scene
+        return test
+
+    return mark
 
 
 @pytest.fixture(scope="module")
@@ -70,17 +84,22 @@ def looked_after(
 
 
 @pytest.fixture(scope="module")
-def stage(mesh: Bench, looked_after: Canaryd) -> Iterator[Stage]:
-    """Services in canaryd's care."""
+def stage(mesh: Bench, looked_after: Canaryd, request: pytest.FixtureRequest) -> Iterator[Stage]:
+    """The services of all chosen tests, in canaryd's care."""
     made = Stage(mesh)
-    specs: dict[str, dict[str, Any]] = {name: dict(HOLDING) for name in HOLD} | {name: dict(GOING) for name in GO}
-    specs["web"]["route"] = {"gatewayApi": {"httpRoutes": [{"name": "web"}]}}
+    tests = dict.fromkeys(item.originalname for item in request.session.items if isinstance(item, pytest.Function))
+    names = dict.fromkeys(name for test in tests for name in ON_STAGE.get(test, ()))
+    specs: dict[str, dict[str, Any]] = {name: dict(GOING if name in GO else HOLDING) for name in names}
     made.put(*specs)
-    _route_web(mesh)
-    mesh.client().create(_autoscaler("auto"))
+    if "web" in specs:
+        specs["web"]["route"] = {"gatewayApi": {"httpRoutes": [{"name": "web"}]}}
+        _route_web(mesh)
+    if "auto" in specs:
+        mesh.client().create(_autoscaler("auto"))
     made.care_for(specs)
     made.load(8, *specs)
-    made.load(30, "done", "auto")
+    if busy := [name for name in ("done", "auto") if name in specs]:
+        made.load(30, *busy)
     yield made
     for load in made.loads:
         if load.running:
@@ -115,7 +134,7 @@ def played(stage: Stage, request: pytest.FixtureRequest) -> Iterator[dict[str, F
 # ── hands on the route ───────────────────────────────────────────────────────────────────────────────────────
 
 
-@together
+@together("hand")
 def test_a_weight_that_somebody_sets_is_put_back_at_once_and_the_event_says_who(stage: Stage) -> None:
     stage.release("v2", "hand")
     for weight in (0, 90):
@@ -129,7 +148,7 @@ def test_a_weight_that_somebody_sets_is_put_back_at_once_and_the_event_says_who(
     assert stage.failures("hand") == []
 
 
-@together
+@together("flux")
 def test_a_tool_that_keeps_lowering_the_weight_is_left_alone_and_told_what_to_change(stage: Stage) -> None:
     stage.release("v2", "flux")
     with applied_again(stage.bench, split_route("flux", 0), "flux"):
@@ -144,7 +163,7 @@ def test_a_tool_that_keeps_lowering_the_weight_is_left_alone_and_told_what_to_ch
     assert stage.failures("flux") == []
 
 
-@together
+@together("argo")
 def test_a_tool_that_keeps_applying_the_plain_route_is_told_what_to_change(stage: Stage) -> None:
     stage.release("v2", "argo")
     with applied_again(stage.bench, plain_route("argo"), "argocd-controller"):
@@ -154,7 +173,7 @@ def test_a_tool_that_keeps_applying_the_plain_route_is_told_what_to_change(stage
     assert stage.failures("argo") == []
 
 
-@together
+@together("lost")
 def test_a_deleted_route_holds_the_rollout_and_is_taken_over_again_when_it_is_back(stage: Stage) -> None:
     stage.release("v2", "lost")
     stage.bench.client().delete("virtualservices", "lost", NAMESPACE)
@@ -171,7 +190,7 @@ def test_a_deleted_route_holds_the_rollout_and_is_taken_over_again_when_it_is_ba
 # ── hands on the workloads ───────────────────────────────────────────────────────────────────────────────────
 
 
-@together
+@together("stop")
 def test_a_canary_that_is_deleted_under_way_is_rolled_back(stage: Stage) -> None:
     stage.release("v2", "stop")
     stage.bench.client().delete("deployments", "stop", NAMESPACE)
@@ -182,7 +201,7 @@ def test_a_canary_that_is_deleted_under_way_is_rolled_back(stage: Stage) -> None
     eventually(lambda: "does not exist" in stage["stop"].condition("Ready").get("message", ""), "what is missing", 20)
 
 
-@together
+@together("base", "calm")
 def test_a_stable_that_is_deleted_is_made_again_from_what_was_proven(stage: Stage) -> None:
     stage.release("v2", "base")
     for name in ("base", "calm"):  # one of them has a rollout under way
@@ -196,7 +215,7 @@ def test_a_stable_that_is_deleted_is_made_again_from_what_was_proven(stage: Stag
     assert stage["base"].phase() == "Progressing"
 
 
-@together
+@together("zero")
 def test_a_canary_scaled_to_nothing_by_a_person_is_rolled_back_and_a_stable_so_scaled_is_told(stage: Stage) -> None:
     stage.release("v2", "zero")
     stage["zero"].app.scale(0)
@@ -211,7 +230,7 @@ def test_a_canary_scaled_to_nothing_by_a_person_is_rolled_back_and_a_stable_so_s
     eventually(lambda: stage["zero"].condition("Ready").get("status") == "True", "Ready=True", 30)
 
 
-@together
+@together("auto")
 def test_a_service_with_an_autoscaler_is_adopted_and_released(stage: Stage) -> None:
     def scaler() -> dict[str, Any]:
         return dict(stage.bench.client().get("horizontalpodautoscalers", "auto", NAMESPACE)["spec"])
@@ -223,7 +242,7 @@ def test_a_service_with_an_autoscaler_is_adopted_and_released(stage: Stage) -> N
     assert stage.failures("auto") == []
 
 
-@together
+@together("web")
 def test_a_release_by_an_http_route_loses_no_request(stage: Stage) -> None:
     load = stage.bench.load(30, HOST, gateway_api=True)
     load.await_requests(30)
@@ -238,7 +257,7 @@ def test_a_release_by_an_http_route_loses_no_request(stage: Stage) -> None:
 # ── other images ─────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@together
+@together("undo")
 def test_the_stable_image_wanted_back_ends_the_rollout_and_the_same_image_again_is_no_release(stage: Stage) -> None:
     stage.release("v2", "undo")
     rollout = stage["undo"].status()["rollout"]
@@ -253,7 +272,7 @@ def test_the_stable_image_wanted_back_ends_the_rollout_and_the_same_image_again_
     assert stage.failures("undo") == []
 
 
-@together
+@together("fresh")
 def test_a_new_image_before_and_under_way_starts_again_and_the_unseen_one_gets_no_request(stage: Stage) -> None:
     fresh = stage["fresh"]
     fresh.app.set_image("demo/app:v2-start8")
@@ -272,7 +291,7 @@ def test_a_new_image_before_and_under_way_starts_again_and_the_unseen_one_gets_n
     assert stage.failures("fresh") == []
 
 
-@together
+@together("pause")
 def test_a_new_image_after_a_pause_and_after_a_rollback_is_a_new_rollout(stage: Stage) -> None:
     pause = stage["pause"]
     stage.release("v2", "pause")
@@ -296,7 +315,7 @@ def test_a_new_image_after_a_pause_and_after_a_rollback_is_a_new_rollout(stage: 
     assert stage.failures("pause") == []
 
 
-@together
+@together("done")
 def test_a_new_image_during_a_promotion_waits_until_that_has_ended_and_is_not_promoted_unseen(stage: Stage) -> None:
     done = stage["done"]
     stage.release("v2", "done", phase="Promoting")
@@ -316,7 +335,7 @@ def test_a_new_image_during_a_promotion_waits_until_that_has_ended_and_is_not_pr
 # ── what people say ──────────────────────────────────────────────────────────────────────────────────────────
 
 
-@together
+@together("words")
 def test_people_are_obeyed_once_and_answered_whichever_way_they_say_it(stage: Stage) -> None:
     words, bench = stage["words"], stage.bench
     stage.release("v2", "words")
@@ -356,13 +375,13 @@ def _says(bench: Bench, action: str, name: str, *options: str) -> None:
 # ── documents ────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@together
+@together("held", "rest")
 def test_a_second_canary_for_the_same_things_is_refused_and_the_first_goes_on(stage: Stage) -> None:
     admin = stage.bench.client()
-    route = {"istio": {"virtualServices": [{"name": "hand", "routes": ["primary"]}]}}
+    route = {"istio": {"virtualServices": [{"name": "held", "routes": ["primary"]}]}}
     wrong = {
-        "rival": ({"deployment": {"name": "hand"}}, route, "hand"),
-        "thief": ({"deployment": {"name": "left", "stable": "hand-stable"}}, route, "hand"),
+        "rival": ({"deployment": {"name": "held"}}, route, "held"),
+        "thief": ({"deployment": {"name": "rest", "stable": "held-stable"}}, route, "held"),
     }
     for name, (workloads, routed, _) in wrong.items():
         admin.apply(manifest(name, **{**HOLDING, "workloads": workloads, "route": routed}))
@@ -370,10 +389,10 @@ def test_a_second_canary_for_the_same_things_is_refused_and_the_first_goes_on(st
         eventually(lambda n=name: _ready(stage, n).get("status") == "False", f"{name} is refused", 15)
         assert owner in _ready(stage, name)["message"]
         admin.delete("canaries", name, NAMESPACE)
-    assert stage["hand"].condition("Ready")["status"] == "True"
+    assert stage["held"].condition("Ready")["status"] == "True"
 
 
-@together
+@together()
 def test_names_that_reach_into_another_namespace_are_refused(stage: Stage) -> None:
     admin = stage.bench.client()
     refused = [
@@ -394,7 +413,7 @@ def test_names_that_reach_into_another_namespace_are_refused(stage: Stage) -> No
         admin.delete("canaries", name, NAMESPACE)
 
 
-@together
+@together()
 def test_a_document_that_only_canaryd_can_tell_is_wrong_says_so_in_ready(stage: Stage) -> None:
     body = manifest("hasty", **{**HOLDING, "interval": "1s"})
     stage.bench.client().apply(body)
@@ -404,7 +423,7 @@ def test_a_document_that_only_canaryd_can_tell_is_wrong_says_so_in_ready(stage: 
     stage.bench.client().delete("canaries", "hasty", NAMESPACE)
 
 
-@together
+@together("junk")
 def test_a_state_that_cannot_be_read_is_said_and_never_overwritten(stage: Stage) -> None:
     junk, admin = stage["junk"], stage.bench.client()
     good = junk.status()["state"]
@@ -426,7 +445,7 @@ def _ready(stage: Stage, name: str) -> dict[str, Any]:
 # ── parting ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@together
+@together("leave")
 def test_a_canary_deleted_under_way_leaves_the_plain_service_without_a_lost_request(stage: Stage) -> None:
     stage.release("v2", "leave")
     stage.bench.kubectl("delete", "canary", "leave", "-n", NAMESPACE, "--wait=false")
@@ -440,7 +459,7 @@ def test_a_canary_deleted_under_way_leaves_the_plain_service_without_a_lost_requ
     assert stage.failures("leave") == []
 
 
-@together
+@together("left")
 def test_an_orphaned_canary_leaves_everything_as_it_is(stage: Stage) -> None:
     stage.release("v2", "left")
     stage.bench.kubectl("annotate", "canary", "left", "-n", NAMESPACE, "canaryd.io/on-delete=orphan")
@@ -451,7 +470,7 @@ def test_an_orphaned_canary_leaves_everything_as_it_is(stage: Stage) -> None:
     assert stage.failures("left") == []
 
 
-@together
+@together()
 def test_a_namespace_can_be_deleted_with_the_canaries_in_it(stage: Stage) -> None:
     bench = stage.bench
     bench.app("gone", replicas=1, namespace=DOOMED)
@@ -477,19 +496,21 @@ def _gone(stage: Stage, name: str, patience: float = 60) -> None:
 # ── what happens to all of them ──────────────────────────────────────────────────────────────────────────────
 
 
+@on_stage("parted")
 def test_a_canary_deleted_while_no_canaryd_runs_waits_for_one(stage: Stage, looked_after: Canaryd) -> None:
     for replica in looked_after.replicas:
         replica.child.kill()
-    stage.bench.kubectl("delete", "canary", "calm", "-n", NAMESPACE, "--wait=false")
+    stage.bench.kubectl("delete", "canary", "parted", "-n", NAMESPACE, "--wait=false")
     sleep(2)
-    assert stage["calm"].status()
+    assert stage["parted"].status()
     for identity in ("canaryd", "canaryd-2"):
         looked_after.start(identity)
     looked_after.leader()
-    _gone(stage, "calm")
-    assert weights(stage.bench, "calm") == {"calm": 100}
+    _gone(stage, "parted")
+    assert weights(stage.bench, "parted") == {"parted": 100}
 
 
+@on_stage("sight")
 @pytest.mark.parametrize("how", ["killed", "frozen"])
 def test_without_prometheus_a_rollout_is_held_and_goes_on_afterwards(
     stage: Stage, prometheus: BenchPrometheus, how: str
@@ -521,16 +542,17 @@ def _told(stage: Stage, reason: str) -> int:
     return sum(e["reason"] == reason and e["involvedObject"]["name"] == "sight" for e in events)
 
 
+@on_stage("older")
 def test_an_older_definition_that_drops_the_state_holds_everything_until_it_is_put_right(stage: Stage) -> None:
-    admin, undo = stage.bench.client(), stage["undo"]
-    held = undo.status()
-    older = crd.definition()
-    properties = older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
+    admin, older = stage.bench.client(), stage["older"]
+    held = older.status()
+    old = crd.definition()
+    properties = old["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
     for lost in ("state", "version", "records"):
         properties.pop(lost)
-    admin.apply(older)
-    eventually(lambda: "state" not in undo.status(), "the state is dropped", 30)
-    (event, *_) = [e for e in undo.events("Held", patience=40) if "CRD" in e["message"]] or [None]
+    admin.apply(old)
+    eventually(lambda: "state" not in older.status(), "the state is dropped", 30)
+    (event, *_) = [e for e in older.events("Held", patience=40) if "CRD" in e["message"]] or [None]
     assert event is not None
     assert "status.version" in event["message"]
     began = now()
@@ -538,6 +560,6 @@ def test_an_older_definition_that_drops_the_state_holds_everything_until_it_is_p
     writes = [r for r in stage.bench.audit.requests(since=began) if r.is_write and r.resource.startswith("canaries")]
     assert writes == [], "nothing is written over what is still there"
     admin.apply(crd.definition())
-    eventually(lambda: undo.status().get("state") == held["state"], "the state is back", 30)
-    undo.app.set_image("demo/app:v7")
-    undo.until("Progressing", patience=90)
+    eventually(lambda: older.status().get("state") == held["state"], "the state is back", 30)
+    older.app.set_image("demo/app:v7")
+    older.until("Progressing", patience=90)

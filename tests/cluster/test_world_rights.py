@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bench import ApiError, Bench
 from objects import document
-from release_scenes import NAMESPACE, Canaryd, Replica, canaryd, eventually, install, now
+from release_scenes import NAMESPACE, Canaryd, Replica, canaryd, eventually, install, sleep
 
 from canaryd.permissions import DAEMON, Need, Scope, each
 
@@ -35,6 +35,7 @@ def batches() -> list[list[Verb]]:
 def alone(control_plane: Bench, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Canaryd]:
     """One canaryd without services, and one Canary."""
     install(control_plane)
+    control_plane.client().delete("clusterrolebindings", "canaryd-parting", None)  # it would grant some of them, too
     control_plane.client().apply(document("api"))
     prometheus = {"url": "http://127.0.0.1:9", "scrapeInterval": "2s", "lag": "3s", "allowLocal": True}
     wanted = {
@@ -70,6 +71,8 @@ def test_each_missing_verb_is_named_in_a_condition_until_it_is_granted(control_p
     eventually(lambda: permitted(control_plane).get("status") == "True", "Permitted=True", 20)
     first = [(need, verb) for need, verb in each(SAID) if (need.resource, verb) == ("canaries", "patch")]
     grant(control_plane, WATCHED, first)
+    account = control_plane.client("canaryd")
+    eventually(lambda: not account.can("patch", "canaries"), "the Role to be heard of", 10)
     control_plane.client().apply(document("cart"))  # something is forbidden now: its finalizer
     eventually(lambda: permitted(control_plane).get("message") == names(first), names(first), 20)
     for without in batches():
@@ -79,11 +82,16 @@ def test_each_missing_verb_is_named_in_a_condition_until_it_is_granted(control_p
         assert permitted(control_plane)["reason"] == "PermissionMissing"
     grant(control_plane, WATCHED)
     eventually(lambda: permitted(control_plane).get("status") == "True", "Permitted=True again", 20)
-    before = alone.leader().page()["requests"]
-    began = now()
-    eventually(lambda: (now() - began).total_seconds() > 7, "some time", 10)
-    asked = {k: v for k, v in alone.leader().page()["requests"].items() if "review" in k.lower()}
-    assert asked == {k: v for k, v in before.items() if "review" in k.lower()}, "nobody asks while nothing lacks"
+    counts = [_questions(alone)]
+    while len(counts) < 5 and counts[-1:] != counts[-2:-1]:
+        sleep(7)
+        counts.append(_questions(alone))
+    assert counts[-1] == counts[-2], "nobody asks while nothing lacks"
+
+
+def _questions(alone: Canaryd) -> int:
+    asked = alone.leader().page()["requests"]
+    return sum(n for what, n in asked.items() if "review" in what)
 
 
 def test_without_the_right_to_write_a_status_it_is_told_in_an_event_and_on_the_page(
@@ -110,7 +118,10 @@ def test_without_the_lease_nobody_leads_and_the_log_says_which_verb_is_missing(
     leader = alone.leader()
     control_plane.client().patch("roles", "canaryd", {"rules": [r for r in rules if r["verbs"]]}, "canaryd")
     said = f"forbidden: {verb} leases.coordination.k8s.io"
-    eventually(lambda: said in leader.child.log.read_text(), said, 30)
+    asking = leader if verb == "update" else alone.start("canaryd-2")  # who leads already does not ask who does
+    eventually(lambda: said in asking.child.log.read_text(), said, 30)
+    if asking is not leader:
+        asking.child.kill()
     if verb == "update":
         eventually(lambda: not leader.leads(), "the lead is given up", 20)
     control_plane.client().patch("roles", "canaryd", {"rules": role["rules"]}, "canaryd")

@@ -11,8 +11,9 @@ import pytest
 import structlog
 from world import World, canary
 
+from canaryd.adapters.memory import MemoryWorkloads
 from canaryd.errors import ConflictError, WorkloadError
-from canaryd.model import Action, DecisionKind, HookStatus, Phase, Pods, WorkloadView
+from canaryd.model import Action, DecisionKind, HookStatus, Phase, Pods, RolloutState, WorkloadView
 from canaryd.plan import DRIFTS, SETTLE, TRUCE
 from canaryd.policy import Canary, parse_canary
 
@@ -371,6 +372,18 @@ def test_a_rolled_back_canary_says_why() -> None:
     assert "Deployment shop/api does not exist" in world.state().sentence
 
 
+@pytest.mark.parametrize("pods", [3, 0])
+def test_a_plain_route_put_back_again_and_again_is_left_only_while_the_canary_has_no_pods(pods: int) -> None:
+    world = adopted()
+    world.workloads.put("shop/api", replace(READY, canary=Pods(wanted=pods, ready=pods)))
+    for _ in range(DRIFTS + 1):
+        world.now += timedelta(seconds=3)
+        world.router.plain("shop/api", "api")
+        world.tick(measure=False)
+    view = world.router.view("shop/api", world.canaries[0].spec.route, "api-stable", "api")
+    assert view.adoptable is (pods == 0)
+
+
 # ── looks that share a save ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -414,11 +427,29 @@ def test_a_step_is_saved_at_once_with_the_looks_before_it() -> None:
         assert record.body["weight"]["desired"] == weight
 
 
+def test_another_verdict_is_saved_at_once() -> None:
+    slow = deployed(steps=[{"weight": 10, "bake": "4m"}, {"weight": 50}])
+    world = releasing(adopted(slow, rps=400, save_every=100))
+    waited, verdicts = 0, set()
+    for _ in range(20):
+        world.turn()
+        assert world.weight() == 10
+        saved, now = world.store.load("shop/api").state, world.reconciler._load(world.canaries[0]).state
+        assert saved is not None
+        assert now is not None
+        assert saved.verdict == now.verdict
+        waited += saved != now
+        verdicts.add(now.verdict)
+    assert waited > 5, "looks did share saves"
+    assert len(verdicts) > 1
+
+
 def test_looks_are_void_when_somebody_else_has_saved() -> None:
-    world = releasing(adopted(save_every=50))
-    world.turn(2)
+    world = releasing(adopted(rps=50, save_every=50))
+    world.turn(4)
     stored = world.store.load("shop/api")
     assert stored.state is not None
+    assert stored.state != world.reconciler._load(world.canaries[0]).state, "looks wait for a save"
     world.store.save("shop/api", replace(stored.state, weight=50, step=1), stored.version, [])
     world.turn()
     assert world.weight() == 50, "the other's step is followed"
@@ -442,6 +473,30 @@ def test_how_far_an_upgrade_has_come_costs_no_save_of_its_own_but_its_end_does()
     assert world.store.load("shop/api").version > before
 
 
+def test_a_decision_that_was_not_saved_changes_no_workload_and_no_route() -> None:
+    world = releasing(adopted())
+    key = "shop/api"
+
+    class Meddled(MemoryWorkloads):
+        """While they are looked at, another daemon saves."""
+
+        def view(self, canary: Canary, state: RolloutState) -> WorkloadView:
+            stored = world.store.load(key)
+            assert stored.state is not None
+            world.store.save(key, stored.state, stored.version, [])
+            return super().view(canary, state)
+
+    workloads = Meddled()
+    workloads.asks_for(key, "r2")
+    workloads.put(key, replace(READY, canary=Pods(wanted=3, ready=0)))
+    world.reconciler.ports = replace(world.ports, workloads=workloads)
+    written = len(world.router.writes)
+    (outcome,) = world.reconciler.tick(world.canaries, world.now, measure=False)
+    assert "saved at version" in outcome.failed
+    assert workloads.shaped == []
+    assert len(world.router.writes) == written
+
+
 # ── farewell ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -452,6 +507,28 @@ def test_a_deleted_canary_gives_the_route_back_and_waits_before_it_lets_go() -> 
     assert world.router.view("shop/api", only.spec.route, "api-stable", "api").adoptable, "as it was"
     world.now += SETTLE
     assert world.reconciler.remove(only, world.now) == ""
+
+
+def test_a_canary_deleted_under_way_gets_no_more_requests_before_its_pods_are_replaced() -> None:
+    world = releasing(adopted())
+    only = world.canaries[0]
+    assert world.weight() == 10
+    assert world.reconciler.remove(only, world.now) == "the last requests leave api"
+    assert world.weight() == 0
+    world.now += SETTLE / 2
+    assert world.reconciler.remove(only, world.now) == "the last requests leave api"
+    assert not world.router.view("shop/api", only.spec.route, "api-stable", "api").adoptable
+    world.now += SETTLE / 2
+    assert world.reconciler.remove(only, world.now) == "the last requests leave api-stable"
+    assert world.router.view("shop/api", only.spec.route, "api-stable", "api").adoptable
+
+
+def test_a_canary_that_is_all_that_serves_keeps_its_requests_when_it_is_deleted() -> None:
+    world = releasing(adopted())
+    world.workloads.put("shop/api", replace(READY, stable=Pods(wanted=3, ready=0)))
+    writes = len(world.router.writes)
+    world.reconciler.remove(world.canaries[0], world.now)
+    assert len(world.router.writes) == writes, "straight to the plain service"
 
 
 def test_a_deleted_canary_keeps_its_route_until_the_plain_service_can_take_everything() -> None:

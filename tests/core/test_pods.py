@@ -210,3 +210,14 @@ def test_each_kill_for_memory_counts_once_and_is_not_forgotten_when_another_end_
     assert tally.count([pod("a", "o", "h", container(restarts=2, lastState=ended(30, "OOMKilled")))])[1] == 2
     assert tally.count([pod("a", "o", "h", container(restarts=3, lastState=ended(40)))])[1] == 2
     assert tally.count([pod("b", "o", "h", container(restarts=3, lastState=ended(-40, "OOMKilled")))])[1] == 2
+
+
+def test_a_ready_pod_is_reached_only_when_it_is_a_ready_endpoint() -> None:
+    found = [pod("api-abc12-a"), pod("api-abc12-b"), pod("api-abc12-c"), pod("api-abc12-d", ready=False)]
+    slices: list[dict[str, Any]] = [
+        {"endpoints": [{"targetRef": {"name": "api-abc12-a"}, "conditions": {"ready": True}}]},
+        {"endpoints": [{"targetRef": {"name": "api-abc12-b"}, "conditions": {"ready": False}}, {"addresses": ["::1"]}]},
+        {"endpoints": None},
+    ]
+    assert pods.unreached(found, slices) == ["api-abc12-b", "api-abc12-c"]
+    assert pods.unreached(found, []) == ["api-abc12-a", "api-abc12-b", "api-abc12-c"]

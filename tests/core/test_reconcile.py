@@ -936,6 +936,37 @@ def test_a_hook_with_a_defect_is_its_own_canarys_trouble() -> None:
     world.until("Succeeded")
 
 
+def test_two_looks_at_the_same_time_do_not_mix_their_records_and_the_rollout_goes_on() -> None:
+    class Slow(MemoryRouter):
+        """Another look at the counters begins and ends while this one waits for the route."""
+
+        world: World | None = None
+        failed = ""
+
+        def view(self, canary: str, route: Route, stable: str, canary_workload: str) -> RouteView:
+            world, self.world = self.world, None
+            if world is not None:
+                self.failed += "".join(out.failed for out in world.reconciler.tick(world.canaries, world.now))
+            return super().view(canary, route, stable, canary_workload)
+
+    world = World(canary(**QUICK), save_every=5)
+    slow = Slow()
+    slow.add("api", *world.canaries[0].spec.workloads.names)
+    world.router, world.ports = slow, replace(world.ports, router=slow)
+    world.reconciler = Reconciler(world.ports, save_every=5)
+    world.start()
+    world.turn()
+    for _ in range(40):
+        if world.state().phase is Phase.SUCCEEDED:
+            break
+        world.traffic(world.canaries[0].spec.interval.total_seconds())
+        slow.world = world
+        slow.failed += "".join(out.failed for out in world.tick())
+    assert world.state().phase is Phase.SUCCEEDED, world.state().sentence
+    assert "there is a record" not in slow.failed
+    assert world.store.records("api", limit=1)[0].id == f"api/{world.state().decisions}"
+
+
 # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 

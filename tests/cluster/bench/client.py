@@ -6,6 +6,7 @@ It retries nothing and hides nothing, so that a test sees what the server said. 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,9 +77,20 @@ class Client:
     def request(self, method: str, path: str, body: Any = None, kind: str = "application/json", **query: str) -> Any:
         """The decoded answer (text when it is not JSON). Raises ApiError; requests' errors when nobody answers."""
         data = None if body is None else json.dumps(body)
-        answer = self._session.request(
-            method, self.server + path, params=query, data=data, headers={"Content-Type": kind}, timeout=self._timeout
-        )
+        until = time.monotonic() + self._timeout
+        while True:
+            answer = self._session.request(
+                method,
+                self.server + path,
+                params=query,
+                data=data,
+                headers={"Content-Type": kind},
+                timeout=self._timeout,
+            )
+            # A definition is established a moment before its storage is there.
+            if answer.status_code != 429 or time.monotonic() > until:
+                break
+            time.sleep(0.2)
         is_json = answer.headers.get("Content-Type", "").startswith("application/json")
         if answer.status_code >= 400:
             said = answer.json() if is_json else {}

@@ -47,12 +47,19 @@ class Cluster:
         self._tools = tools
         self._plane = plane
         self.pods: Child | None = None
+        self._controllers: Child | None = None
+
+    @property
+    def controllers(self) -> Child:
+        """kube-controller-manager: to be frozen, so that what follows from a change comes late."""
+        assert self._controllers is not None, "the cluster was not started"
+        return self._controllers
 
     def start(self) -> None:
         """Returns when a pod would be placed."""
         kubernetes = self._tools["kubernetes"]
         client = ["--leader-elect=false", "--kube-api-qps=200", "--kube-api-burst=400", "--bind-address=127.0.0.1"]
-        self._start(
+        self._controllers = self._start(
             "controllers",
             [
                 str(kubernetes / "kube-controller-manager"),
