@@ -99,6 +99,8 @@ class MemoryCluster:
 
     def list(self, kind: Kind, namespace: str | None = None, *, labels: str = "", **_: Any) -> tuple[list[JSON], str]:
         self.requests["list", kind.plural] += 1
+        if kind is kinds.ENDPOINT_SLICES:
+            return [endpoints(self.of[kinds.PODS].items(namespace))], "1"
         wanted = dict(pair.split("=") for pair in labels.split(",") if pair)
         found = self.of[kind].items(namespace)
         return [o for o in found if wanted.items() <= (o["metadata"].get("labels") or {}).items()], "1"
@@ -176,6 +178,11 @@ class MemoryCluster:
 
 
 # ── objects ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def endpoints(pods: Iterable[JSON]) -> JSON:
+    """One slice with all of these pods."""
+    return {"endpoints": [{"targetRef": {"kind": "Pod", "name": pod["metadata"]["name"]}} for pod in pods]}
 
 
 def pod(name: str, hashed: str, deployment: str, template: JSON) -> JSON:
