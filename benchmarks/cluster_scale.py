@@ -141,7 +141,17 @@ def obey(bench: Bench, deployment: JSON) -> None:
     for made in imagined.of[kinds.PODS].items():
         if made["metadata"]["name"] not in there:
             put_pod(bench, made, name)
+    put_endpoints(bench, f"{name}-canary", [p["metadata"]["name"] for p in imagined.of[kinds.PODS].items()])
     admin.patch("deployments", name, {"status": obeyed["status"]}, NAMESPACE, part="status")
+
+
+def put_endpoints(bench: Bench, service: str, pods: Sequence[str]) -> None:
+    """What the controller of EndpointSlices would say."""
+    ends = [{"addresses": ["10.244.0.9"], "targetRef": {"kind": "Pod", "name": pod}} for pod in pods]
+    labels = {"kubernetes.io/service-name": service}
+    meta = {"name": service, "namespace": NAMESPACE, "labels": labels}
+    kind = {"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice"}
+    bench.client().apply({**kind, "metadata": meta, "addressType": "IPv4", "endpoints": ends, "ports": []})
 
 
 def put_pod(bench: Bench, pod: JSON, deployment: str) -> None:

@@ -140,9 +140,8 @@ def main() -> int:
     parser.add_argument("--most", type=int, default=2000, help="largest number of Canaries, of 550, 2000 and 10000")
     most = parser.parse_args().most
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(40))
-    print(
-        f"{'canaries':>8} {'full':>10} {'tick':>10} {'inbox':>10} {'tell':>10} {'reload':>10} {'objects':>8} requests"
-    )
+    names = ("full", "tick", "inbox", "tell", "reload")
+    print(f"{'canaries':>8} {' '.join(f'{name:>10}' for name in names)} {'objects':>8} requests")
     good = True
     for count in (550, 2000, 10_000):
         if count > most:

@@ -33,7 +33,7 @@ REPLICAS = 3
 class Objects:
     """The objects of one kind: what a reader holds, and what the client changes."""
 
-    synced = True
+    synced, blind = True, ""
 
     def __init__(self, kind: Kind, changed: Callable[[str, JSON | None, JSON | None], None]) -> None:
         self.kind, self.generation = kind, 0
@@ -41,8 +41,11 @@ class Objects:
         self._held: dict[str, dict[str, JSON]] = {}
         self._latest: deque[tuple[int, tuple[str, str]]] = deque(maxlen=1000)
 
-    def trouble(self) -> str:
+    def trouble(self, namespace: str | None = None) -> str:
         return ""
+
+    def listed(self, namespace: str | None = None) -> bool:
+        return True
 
     def get(self, namespace: str, name: str) -> JSON | None:
         return self._held.get(namespace, {}).get(name)
@@ -96,6 +99,8 @@ class MemoryCluster:
 
     def list(self, kind: Kind, namespace: str | None = None, *, labels: str = "", **_: Any) -> tuple[list[JSON], str]:
         self.requests["list", kind.plural] += 1
+        if kind is kinds.ENDPOINT_SLICES:
+            return [endpoints(self.of[kinds.PODS].items(namespace))], "1"
         wanted = dict(pair.split("=") for pair in labels.split(",") if pair)
         found = self.of[kind].items(namespace)
         return [o for o in found if wanted.items() <= (o["metadata"].get("labels") or {}).items()], "1"
@@ -173,6 +178,11 @@ class MemoryCluster:
 
 
 # ── objects ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def endpoints(pods: Iterable[JSON]) -> JSON:
+    """One slice with all of these pods."""
+    return {"endpoints": [{"targetRef": {"kind": "Pod", "name": pod["metadata"]["name"]}} for pod in pods]}
 
 
 def pod(name: str, hashed: str, deployment: str, template: JSON) -> JSON:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from threading import Barrier
 from typing import Any
 
 import numpy as np
@@ -719,6 +720,30 @@ def test_a_defect_around_one_canary_does_not_stop_the_others() -> None:
         assert world.state("good").phase is Phase.SUCCEEDED
         assert world.weight("bad") == 0 if where == "view" else world.weight("bad") in (0, 10)
         assert "ZeroDivisionError" in f"{outcomes[0].failed} {outcomes[0].seen}"
+
+
+def test_canaries_under_way_do_not_wait_for_each_others_saves_where_writes_are_slow() -> None:
+    class Slow(MemoryStore):
+        """A save is answered only while another one is under way."""
+
+        real: MemoryStore
+        both = Barrier(2)
+
+        def load(self, canary: str) -> Stored:
+            return self.real.load(canary)
+
+        def save(self, canary: str, *args: Any) -> int:
+            self.both.wait(timeout=20)
+            return self.real.save(canary, *args)
+
+    world = World(canary("one", **QUICK), canary("two", **QUICK))
+    world.start()
+    slow = Slow()
+    slow.real = world.store
+    world.reconciler = Reconciler(replace(world.ports, store=slow), writers=2)
+    outcomes = world.tick(measure=False)
+    assert [(o.canary, o.failed, o.changed) for o in outcomes] == [("one", "", True), ("two", "", True)]
+    assert {world.store.load(key).state is not None for key in ("one", "two")} == {True}
 
 
 def test_a_canary_whose_state_cannot_be_read_does_not_stop_the_others() -> None:
