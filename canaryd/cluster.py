@@ -357,13 +357,14 @@ class ClusterDaemon(Base):
         if missing is None:
             return
         took = time.monotonic() - began
-        self._rights_due = began + min(20 * took, AGAIN.total_seconds())
+        self._rights_due = began + min(5 * took, AGAIN.total_seconds())
         if missing != self._missing:
             (log.error if missing else log.info)("permissions", missing=missing)
-        permitted = ("True", "AllGranted", "canaryd may do all that it has to")
-        if missing:
-            permitted = ("False", "PermissionMissing", "; ".join(missing)[:1000])
         for canary in self.canaries if missing or self._missing or self._missing is None else ():
+            permitted = ("True", "AllGranted", "canaryd may do all that it has to")
+            elsewhere = {n for n in self.settings.cluster.namespaces if n != canary.metadata.namespace}
+            if mine := [one for one in missing if one.rpartition(" in ")[2] not in elsewhere]:
+                permitted = ("False", "PermissionMissing", "; ".join(mine)[:1000])
             self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
         self._missing = missing
         if not missing:  # what was forbidden is not any more, or is forbidden by something that is not asked for here

@@ -74,14 +74,14 @@ def test_each_missing_verb_is_named_in_a_condition_until_it_is_granted(control_p
     account = control_plane.client("canaryd")
     eventually(lambda: not account.can("patch", "canaries"), "the Role to be heard of", 10)
     control_plane.client().apply(document("cart"))  # something is forbidden now: its finalizer
-    eventually(lambda: permitted(control_plane).get("message") == names(first), names(first), 20)
+    eventually(lambda: permitted(control_plane).get("message") == names(first), names(first), 60)
     for without in batches():
         grant(control_plane, WATCHED, without)
-        eventually(lambda w=without: permitted(control_plane).get("message") == names(w), names(without), 20)
+        eventually(lambda w=without: permitted(control_plane).get("message") == names(w), names(without), 60)
         assert permitted(control_plane)["status"] == "False"
         assert permitted(control_plane)["reason"] == "PermissionMissing"
     grant(control_plane, WATCHED)
-    eventually(lambda: permitted(control_plane).get("status") == "True", "Permitted=True again", 20)
+    eventually(lambda: permitted(control_plane).get("status") == "True", "Permitted=True again", 60)
     counts = [_questions(alone)]
     while len(counts) < 5 and counts[-1:] != counts[-2:-1]:
         sleep(7)
@@ -103,9 +103,9 @@ def test_without_the_right_to_write_a_status_it_is_told_in_an_event_and_on_the_p
     wrong["spec"]["interval"] = "1s"
     control_plane.client().apply(wrong)  # it would be refused in the status
     leader = alone.leader()
-    eventually(lambda: leader.page()["missing"] == [names(lost)], names(lost), 20)
+    eventually(lambda: leader.page()["missing"] == [names(lost)], names(lost), 60)
     grant(control_plane, WATCHED)
-    eventually(lambda: leader.page()["missing"] == [], "nothing is missing", 20)
+    eventually(lambda: leader.page()["missing"] == [], "nothing is missing", 60)
     control_plane.client().apply(document("api"))
 
 
