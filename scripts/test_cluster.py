@@ -25,6 +25,7 @@ LONG = {
     "test_leaders.py",
     "test_lease.py",
     "test_release_cost.py",
+    "test_workload_promises.py",
     "test_routes_under_load.py",
     "test_world.py",
     "test_world_rights.py",
