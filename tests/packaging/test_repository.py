@@ -222,7 +222,7 @@ def test_the_coverage_gate_watches_the_modules_that_must_stay_pure() -> None:
     (pure,) = [contract for contract in contracts if contract["type"] == "forbidden"]
     gate = script("core_coverage")
     watched = gate.core_modules(ROOT)
-    assert gate.ELSEWHERE == {"canaryd.deployments"}, "which tests/cluster proves on the real controllers"
+    assert {"canaryd.deployments"} == gate.ELSEWHERE, "which tests/cluster proves on the real controllers"
     assert [f"canaryd.{name}" for name in watched] == [m for m in pure["source_modules"] if m not in gate.ELSEWHERE]
     assert {"errors", "model", "policy", "counts", "stats", "wording", "judge", "plan"} <= set(watched)
 
