@@ -57,7 +57,6 @@ class ClusterDaemon(Base):
         wanted = settings.cluster
         self.client = self._connect("canaryd")
         self.holder = f"{os.environ.get('POD_NAME') or socket.gethostname()}-{secrets.token_hex(4)}"
-        self._changed = threading.Event()
         self._touched: deque[Place] = deque()  # (plural, namespace, name) of objects that changed
         self.watched = Watched(self.client, wanted, self._touch)
         self.store = wiring.cluster_store(self.client, self.watched)

@@ -161,7 +161,7 @@ class Base(ABC):
         """Judge stable pods as canaries, one canary after the other, for a minute at most; the rest is next time's."""
         began = time.monotonic()
         turns, self._placebo_turns = self._placebo_turns, []
-        names = {c.name: c for c in self.canaries}
+        names = {c.key: c for c in self.canaries}
         order = [*(n for n in turns if n in names), *(n for n in names if n not in turns)]
         for i, name in enumerate(order):
             if self.stopping.is_set() or time.monotonic() - began > PLACEBO_SECONDS:
@@ -175,7 +175,7 @@ class Base(ABC):
     def _placebo_of(self, canary: Canary, began: float) -> None:
         from canaryd.hindsight import placebo  # not loaded where nobody asked for it
 
-        state = self.ports.store.load(canary.name).state or plan.initial(canary)
+        state = self.ports.store.load(canary.key).state or plan.initial(canary)
         source, end = self.ports.metrics, now() - self.ports.metrics.lag
         drawn = []
         for one in placebo.draw(
@@ -192,10 +192,8 @@ class Base(ABC):
             if self.stopping.is_set() or time.monotonic() - began > PLACEBO_SECONDS:
                 break
         rate = placebo.Rate.of(drawn)
-        self.telemetry.placebo(canary.name, rate.draws, rate.rollbacks)
-        log.info(
-            "placebo", canary=canary.name, draws=rate.draws, rollbacks=rate.rollbacks, low=rate.low, high=rate.high
-        )
+        self.telemetry.placebo(canary.key, rate.draws, rate.rollbacks)
+        log.info("placebo", canary=canary.key, draws=rate.draws, rollbacks=rate.rollbacks, low=rate.low, high=rate.high)
 
     # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────
 
