@@ -214,10 +214,13 @@ def _arrays_back(value: Any) -> dict[str, Floats]:
 
 def _plain(value: Any) -> Any:
     """A copy made of JSON values alone; a number that is not finite becomes null, which readers of bodies tolerate."""
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if value is None or type(value) in (str, int, bool):
-        return value
+    if kind is dict and all(type(key) is str for key in value):  # nearly always: what is below in fewer steps
+        return {key: item if type(item) in _LEAVES else _at(key, _plain, item) for key, item in value.items()}
     if isinstance(value, Mapping):
         return _members(value, str, _plain)
     if isinstance(value, list | tuple):
@@ -225,6 +228,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):  # an enum
         return str(value)
     raise _expected("a plain JSON value", value)
+
+
+_LEAVES = frozenset({str, int, bool, NoneType})  # JSON values that are what they are
 
 
 # ── values made of others ────────────────────────────────────────────────────────────────────────────────────

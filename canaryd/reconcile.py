@@ -327,7 +327,7 @@ class Reconciler:
         state = replace(
             decision.state,
             decisions=decision.state.decisions + len(new),
-            latest=records.body(case.canary, before, decision, seen),
+            latest=records.latest(case.canary, before, decision, seen, new),
         )
         held = self._unsaved.pop(case.canary.key, None)
         if held is None or held.state is not before:  # a look at the same time has counted on by itself: not ours

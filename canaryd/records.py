@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -33,12 +34,22 @@ def records(canary: Canary, before: RolloutState | None, decision: Decision, see
     if worth_keeping(before, decision, seen):
         said.append((decision.kind, decision.sentence, decision.severity, decision.tell))
     number = before.decisions if before else 0
+    content = body(canary, before, decision, seen) if said else {}
     out = []
     for i, (kind, text, severity, tell) in enumerate(said, start=1):
-        content = body(canary, before, decision, seen)
-        content.update(kind=str(kind), sentence=text, severity=severity)
-        out.append(Record(f"{canary.key}/{number + i}", canary.key, seen.at, kind, text, content, tell))
+        own = {**content, "kind": str(kind), "sentence": text, "severity": severity}
+        out.append(Record(f"{canary.key}/{number + i}", canary.key, seen.at, kind, text, own, tell))
     return tuple(out)
+
+
+def latest(
+    canary: Canary, before: RolloutState | None, decision: Decision, seen: Observation, new: tuple[Record, ...]
+) -> Mapping[str, Any]:
+    """The body of the decision itself, be it kept as the last of the `new` records or not."""
+    said = (str(decision.kind), decision.sentence, decision.severity)
+    if new and (new[-1].body["kind"], new[-1].sentence, new[-1].body["severity"]) == said:
+        return new[-1].body
+    return body(canary, before, decision, seen)
 
 
 def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observation) -> bool:
