@@ -205,7 +205,7 @@ class Measurer:
             active = [intake for _, intake in work if k < len(intake.stretches)]
             updated = tests.update([intake.item(k) for intake in active])
             for intake, arrays in zip(active, updated, strict=True):
-                intake.arrays = arrays
+                intake.arrays = tests.short(arrays)
         for case, intake in work:
             case.evidence, case.scored = intake.result()
             case.metrics_unseen = {**intake.unseen(), **case.metrics_unseen}

@@ -191,13 +191,19 @@ def fingerprint(canary: Canary) -> str:
 
 
 def finding(f: Finding) -> dict[str, Any]:
-    """One metric's numbers under their names in camelCase."""
+    """One metric's numbers under their names in camelCase; what is no whole number has seven digits."""
     out = {}
     for name, value in asdict(f).items():
         head, *tail = name.split("_")
-        out[head + "".join(t.capitalize() for t in tail)] = list(value) if isinstance(value, tuple) else value
+        plain = [_seven(v) for v in value] if isinstance(value, tuple) else _seven(value)
+        out[head + "".join(t.capitalize() for t in tail)] = plain
     out["verdict"] = str(f.verdict)
     return out
+
+
+def _seven(value: Any) -> Any:
+    """More digits than anybody reads would be most of what a record weighs; counts stay exact."""
+    return float(f"{value:.7g}") if isinstance(value, float) and not value.is_integer() else value
 
 
 def _harmed(state: RolloutState, kept: Any) -> dict[str, float]:

@@ -388,10 +388,10 @@ class KubernetesStore:
         status["owed"], status["records"] = len(full.owed), ""
         text = pack_chest(full)
         if len(text) > min(RECORDS, WHOLE - len(json.dumps(status))) and chest.records:
-            only_new = pack_chest(replace(full, records=tuple(records)))
             # However large they are, two looks in a row do not each write the companion.
-            if len(text) > 2 * len(only_new) and self._move(found, chest, len(text)):
-                text = only_new
+            newest = pack_chest(replace(full, records=tuple(records[-1:])))
+            if len(text) > 2 * len(newest) and self._move(found, chest, len(text)):
+                text = pack_chest(replace(full, records=tuple(records)))
         status["records"] = text
 
     def _move(self, found: JSON, chest: Chest, size: int) -> bool:
