@@ -12,7 +12,6 @@ directories are kept. Exit status 1 when any failed. The reports of a group are 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -109,7 +108,9 @@ class Runner:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     def run(self, jobs: Iterable[Job]) -> list[Job]:
-        """Those that failed, in the order in which they ended."""
+        """Those that failed, in the order in which they ended. Raises ValueError when none may run."""
+        if self.at_once < 1:
+            raise ValueError("nothing ever runs with less than 1 at once")
         waiting = list(jobs)
         while waiting or self.running:
             while waiting and len(self.running) < self.at_once:
@@ -195,32 +196,29 @@ def add_up(jobs: Iterable[Job], runner: Runner) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    at_once, everything, options, jobs = AT_ONCE, False, [], []
+    everything, at_once, what, options = False, AT_ONCE, [], []
     rest = iter(arguments)
     for argument in rest:
         if argument == "--all":
             everything = True
         elif argument == "--at-once":
-            at_once = int(next(rest, "0"))
-        elif argument in GROUPS or re.search(r"\.py$", argument):
-            jobs.append(argument)
+            at_once = int(next(rest))
+        elif argument in GROUPS or argument.endswith(".py"):
+            what.append(argument)
         else:
             options.append(argument)
-    if at_once < 1:
-        print("--at-once: give a whole number from 1", file=sys.stderr)
-        return 2
-    wanted: list[Job] = []
-    for name in jobs or GROUPS:
+    jobs: list[Job] = []
+    for name in what or GROUPS:
         file = Path(name).resolve()
-        wanted += found(name, everything=everything) if name in GROUPS else [Job(file, group_of(file))]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the runs are stopped on the way out
+        jobs += found(name, everything=everything) if name in GROUPS else [Job(file, group_of(file))]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what runs is ended on the way out
     began = time.monotonic()
     with Runner(at_once, options) as runner:
-        failed = runner.run(ordered(wanted))
-        add_up(wanted, runner)
+        failed = runner.run(ordered(jobs))
+        add_up(jobs, runner)
     slowest = sorted(runner.seconds.items(), key=lambda item: -item[1])[:5]
-    print(f"{len(wanted)} files, {at_once} at once, {time.monotonic() - began:.0f} s; the longest: ", end="")
-    print(", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest))
+    longest = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest)
+    print(f"{len(jobs)} files, {at_once} at once, {time.monotonic() - began:.0f} s; the longest: {longest}")
     if failed:
         print(f"FAILED: {', '.join(shown(job.file) for job in failed)}")
     return 1 if failed else 0
