@@ -181,10 +181,11 @@ def found(group: str, *, everything: bool, tests: Path = ROOT / "tests") -> list
 
 def ordered(jobs: Iterable[Job]) -> list[Job]:
     """The core, those of FIRST in its order, then the others by name."""
-    place = {name: i for i, name in enumerate(("tests/core", *FIRST))}
+    place = {name: i for i, name in enumerate(FIRST)}
 
-    def key(job: Job) -> tuple[int, str]:
-        return place.get(f"{job.file.parent.name}/{job.file.name}", len(place)), str(job.file)
+    def key(job: Job) -> tuple[bool, int, str]:
+        name = f"{job.file.parent.name}/{job.file.name}"
+        return job.group != "core", place.get(name, len(place)), str(job.file)
 
     return sorted(jobs, key=key)
 
