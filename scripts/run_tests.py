@@ -94,6 +94,7 @@ class Runner:
         self.running: list[Running] = []
         self.failed: list[Job] = []
         self.seconds: dict[str, float] = {}  # by the name of the job
+        self.cpu = 0.0  # seconds of all that have ended, with everything that they had started
 
     def __enter__(self) -> Runner:
         self.reports.mkdir(parents=True, exist_ok=True)
@@ -121,12 +122,12 @@ class Runner:
         while waiting or self.running:
             while waiting and len(self.running) < self.at_once:
                 self.start(waiting.pop(0))
-            ended = [one for one in self.running if one.process.poll() is not None]
-            for one in ended:
-                self.running.remove(one)
-                self.end(one)
-            if not ended:
+            ended = next((one for one in self.running if one.process.poll() is not None), None)
+            if ended is None:
                 time.sleep(0.1)
+                continue
+            self.running.remove(ended)
+            self.end(ended)
         return self.failed
 
     def report(self, job: Job) -> Path:
@@ -149,11 +150,14 @@ class Runner:
         status, seconds = one.process.returncode, time.monotonic() - one.began
         good = status in (0, NO_TESTS)
         self.seconds[one.job.name] = seconds
+        before, self.cpu = self.cpu, sum(os.times()[2:4])
         one.said.seek(0)
         with one.said as said:
             text = said.read().decode(errors="replace").rstrip()
         verdict = "passed" if good else f"FAILED (exit status {status}; {self.scratch / one.job.name})"
-        print(f"{text}\n── {shown(one.job.file)}: {verdict}, {seconds:.0f} s", flush=True)
+        print(
+            f"{text}\n── {shown(one.job.file)}: {verdict}, {seconds:.0f} s, {self.cpu - before:.0f} of CPU", flush=True
+        )
         if good:
             shutil.rmtree(self.scratch / one.job.name, ignore_errors=True)
         else:
@@ -230,7 +234,7 @@ def main(arguments: list[str]) -> int:
         failed = runner.run(ordered(jobs))
         add_up(jobs, runner)
     slowest = sorted(runner.seconds.items(), key=lambda item: -item[1])[:5]
-    took, cpu = time.monotonic() - began, sum(os.times()[2:4])
+    took, cpu = time.monotonic() - began, runner.cpu
     longest = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest)
     print(f"{len(jobs)} files, {at_once} at once: {took:.0f} s ({cpu:.0f} s of CPU); the longest: {longest}")
     if failed:
