@@ -88,9 +88,18 @@ class Running:
 class Runner:
     """A few pytest processes at a time. To be used as a context manager: leaving it ends those that still run."""
 
-    def __init__(self, at_once: int, options: Sequence[str] = (), reports: Path = REPORTS, cwd: Path = ROOT) -> None:
+    def __init__(
+        self,
+        at_once: int,
+        options: Sequence[str] = (),
+        *,
+        reports: Path = REPORTS,
+        cwd: Path = ROOT,
+        temporary: Path | None = None,
+    ) -> None:
+        """`temporary`: where the directory for all that they write is made."""
         self.at_once, self.options, self.reports, self.cwd = at_once, list(options), reports, cwd
-        self.scratch = Path(tempfile.mkdtemp(prefix="canaryd-tests-"))
+        self.scratch = Path(tempfile.mkdtemp(prefix="canaryd-tests-", dir=temporary))
         self.running: list[Running] = []
         self.failed: list[Job] = []
         self.seconds: dict[str, float] = {}  # by the name of the job

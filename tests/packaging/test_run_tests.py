@@ -53,7 +53,8 @@ def run(runs: ModuleType, files: list[Path], at_once: int = 3, *options: str) ->
     """Names of those that failed, and the runner."""
     jobs = [runs.Job(file, "parts") for file in files]
     here = files[0].parent
-    with runs.Runner(at_once, ["-c", os.devnull, *options], here / "reports", here) as runner:
+    where = {"reports": here / "reports", "cwd": here, "temporary": here.parent}
+    with runs.Runner(at_once, ["-c", os.devnull, *options], **where) as runner:
         failed = runner.run(jobs)
         runs.add_up(jobs, runner)
     return [job.file.stem for job in failed], runner
