@@ -55,6 +55,11 @@ FIRST = (
     "cluster/test_kubernetes_store.py",
     "cluster/test_idle_cost.py",
     "cluster/test_deployments.py",
+    "e2e/test_demo.py",
+    "e2e/test_kills.py",
+    "e2e/test_rollouts.py",
+    "packaging/test_image_steps.py",
+    "stats_slow/test_claims.py",
 )
 AT_ONCE = (os.cpu_count() or 1) + 1
 # Plugins that happen to be installed would take a second and a half of each process; no test needs one.

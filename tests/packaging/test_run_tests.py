@@ -22,12 +22,22 @@ def test_bad(tmp_path):
     print("first line of {name}")
     assert 0, "the reason"
 """
-TIMED = """
+TOGETHER = """
+import pathlib, time
+def test_waits_for_another(tmp_path):
+    here, until = pathlib.Path({place!r}), time.monotonic() + 60
+    (here / "{name}.began").write_text(repr(time.monotonic()))
+    while len(list(here.glob("*.began"))) < 2 and time.monotonic() < until:
+        time.sleep(0.05)
+    (here / "{name}.ended").write_text(repr(time.monotonic()))
+    (tmp_path / "file").write_text("")
+"""
+SLOW = """
 import pathlib, time
 def test_waits(tmp_path):
     here = pathlib.Path({place!r})
     (here / "{name}.began").write_text(repr(time.monotonic()))
-    time.sleep(0.5)
+    time.sleep(60)
     (here / "{name}.ended").write_text(repr(time.monotonic()))
     (tmp_path / "file").write_text("")
 """
@@ -99,7 +109,7 @@ def test_nothing_is_tried_twice_and_nothing_selected_is_no_failure(runs: ModuleT
 
 
 def test_as_many_run_side_by_side_as_may_and_all_run_in_order(runs: ModuleType, tmp_path: Path) -> None:
-    files = written(tmp_path / "here", **dict.fromkeys("abcd", TIMED))
+    files = written(tmp_path / "here", **dict.fromkeys("abcd", TOGETHER))
     failed, runner = run(runs, files, 2)
     assert failed == []
     assert not runner.scratch.exists(), "nothing is left of a good run"  # type: ignore[attr-defined]
@@ -140,7 +150,7 @@ def test_a_new_file_is_found_and_runs_after_those_that_take_long(runs: ModuleTyp
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_whoever_stops_it_stops_what_runs(tmp_path: Path, how: signal.Signals) -> None:
-    (slow,) = written(tmp_path / "here", slow=TIMED.replace("0.5", "60"))
+    (slow,) = written(tmp_path / "here", slow=SLOW)
     argv = [sys.executable, str(ROOT / "scripts" / "run_tests.py"), str(slow), "-c", os.devnull]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, process_group=0) as process:
         wait_until((tmp_path / "here" / "slow.began").exists, "it runs", 60)
