@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from canaryd.errors import StoreError
 from canaryd.model import (
     Arm,
     HookState,
@@ -181,6 +182,24 @@ class Workloads(Protocol):
         ...
 
 
+MOST_NOTES = 32  # of one canary
+NOTE = 500  # characters of one, and of its key
+
+
+def check_note(key: str, value: str) -> None:
+    """Raises StoreError for a note that no store keeps."""
+    if not 1 <= len(key) <= NOTE or len(value) > NOTE:
+        raise StoreError(
+            f"a note of {len(key)} and {len(value)} characters; a key of 1 to {NOTE}, and {NOTE}, are right"
+        )
+
+
+def noted(notes: Mapping[str, str], key: str, value: str) -> dict[str, str]:
+    """The notes, oldest first, with one written, or removed by "", and no more than are kept. Pure."""
+    rest = {k: v for k, v in notes.items() if k != key}
+    return dict([*rest.items(), *([(key, value)] if value else [])][-MOST_NOTES:])
+
+
 class StateStore(Protocol):
     """State, the words of people, and the records, with compare-and-swap on one version per canary.
 
@@ -197,7 +216,7 @@ class StateStore(Protocol):
 
         Durable when it returns. Raises ConflictError when the version is not the current one, StoreError when it
         cannot be written; nothing has changed then. Overrides answered in the state are no longer loaded.
-        Records with `tell` are owed to the notifier until `told`.
+        Records with `tell` are owed to the notifiers until `told`.
         """
         ...
 
@@ -219,12 +238,38 @@ class StateStore(Protocol):
         """The latest records, newest first, at or before `before` when given, of the given kinds when given."""
         ...
 
-    def owed(self, limit: int = 100) -> tuple[Record, ...]:
-        """Records not yet told, oldest first."""
+    def owed(self, limit: int = 100, by: str = "") -> tuple[Record, ...]:
+        """Records not yet told, oldest first, as they were last amended.
+
+        With `by`, the name of a notifier, only those that it has not told yet: what one of them cannot deliver hides
+        nothing from the others.
+        """
         ...
 
-    def told(self, ids: Sequence[str]) -> None:
-        """These need not be told again. Unknown ids are ignored."""
+    def told(self, ids: Sequence[str], by: str = "", expected: Sequence[str] = ()) -> None:
+        """The notifier `by` need not tell these again; when all `expected` ones have told a record, it is not owed.
+
+        Without `by` nobody need tell them any more. Unknown ids are ignored. May be durable only with the next save:
+        after a kill some may be owed again, never fewer. No decision becomes stale by it.
+        """
+        ...
+
+    def amend(self, record: Record) -> None:
+        """Replace the body of the kept record of this id, and nothing else of it; an unknown id is ignored.
+
+        Durable no later than that it was told. No decision becomes stale by it. Raises StoreError.
+        """
+        ...
+
+    def memo(self, canary: str) -> Mapping[str, str]:
+        """Small notes of the notifiers about a canary, such as which thread speaks of its rollout."""
+        ...
+
+    def remember(self, canary: str, key: str, value: str) -> None:
+        """Write a note, "" removes it; the MOST_NOTES latest of a canary are kept. Durable as `told` is.
+
+        No decision becomes stale by it. Raises StoreError, also for a note that is longer than NOTE characters.
+        """
         ...
 
     def prune(self, keep_after: datetime, keep_at_least: int) -> int:
@@ -248,10 +293,18 @@ class Hooks(Protocol):
 
 
 class Notifier(Protocol):
-    """Tells people."""
+    """Tells people.
+
+    `name` tells it from the others and stays the same over restarts: by it the store knows who has told what.
+    """
+
+    name: str
 
     def notify(self, record: Record) -> None:
-        """Deliver one record. Raises NotifyError when it was not delivered; it will come again."""
+        """Deliver one record, or nothing when it is not for this notifier's people. The same record may come again.
+
+        Raises NotifyError when it was not delivered; it will come again, unless the error says that it is `final`.
+        """
         ...
 
 
