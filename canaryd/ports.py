@@ -300,11 +300,27 @@ class Notifier(Protocol):
 
     name: str
 
-    def notify(self, record: Record) -> None:
-        """Deliver one record, or nothing when it is not for this notifier's people. The same record may come again.
+    def notify(self, record: Record) -> bool | None:
+        """Deliver one record; False, having sent nothing, when it is not for this notifier's people. The same record
+        may come again.
 
         Raises NotifyError when it was not delivered; it will come again, unless the error says that it is `final`.
         """
+        ...
+
+
+class Listener(Protocol):
+    """Hears people where they read, and puts what they say into the store's inbox. Runs where canaryd leads."""
+
+    name: str
+    trouble: str  # why nobody can be heard now; "" when all is well
+
+    def start(self) -> None:
+        """Begin, in threads of its own. Raises nothing."""
+        ...
+
+    def close(self) -> None:
+        """End within a few seconds; may be started again."""
         ...
 
 
@@ -318,3 +334,4 @@ class Ports:
     store: StateStore
     hooks: Hooks
     notifiers: tuple[Notifier, ...] = ()
+    listeners: tuple[Listener, ...] = ()
