@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from canaryd.model import (
     Arm,
@@ -23,6 +23,7 @@ from canaryd.model import (
     WorkloadView,
 )
 from canaryd.policy import Canary, ErrorSource, Hook, Route
+from canaryd.spans import ArmTags, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,6 +256,67 @@ class Notifier(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class TraceQuery:
+    """Which traces of one service are wanted. What is not asked for is not filtered."""
+
+    canary: str  # key, for messages
+    service: str  # as the tracer calls it (service.name), such as "api.shop"
+    start: datetime  # spans that began in (start, end]
+    end: datetime
+    arms: ArmTags
+    arm: Arm | None = None  # only traces with a span of that arm, of this service
+    errors: bool = False  # only traces with a failed span of this service
+    slower_ms: float | None = None  # only traces with a span of this service at least so long
+    operation: str = ""  # only traces with a span of this service and this (normal) operation
+    limit: int = 500  # traces
+    aliases: tuple[str, ...] = ()  # names that routes call the service by; see canaryd.spans.normal_operation
+
+
+@dataclass(frozen=True, slots=True)
+class TraceAnswer:
+    """All spans of the traces that were found, those of other services included."""
+
+    spans: tuple[Span, ...]  # settled (canaryd.spans.settle), each once
+    complete: bool  # False: there were more traces than could be had, or spans were refused
+    note: str = ""  # for people: "truncated: ...", "7 malformed spans left out"
+
+
+class TraceSource(Protocol):
+    """Traces, as far as they were sampled.
+
+    `lag`: how long ago an instant must be so that its spans have arrived.
+    """
+
+    lag: timedelta
+
+    def find(self, query: TraceQuery) -> TraceAnswer:
+        """The traces that match, whole: a trace matches when spans of the service do, each condition by any of them.
+
+        No trace is an answer, not an error. Spans that make no sense are left out and counted in the note. When there
+        are more than `limit`, the newest are given, `complete` is False and the note says "truncated".
+        Raises SourceError when nobody can say (no connection, time-out, HTTP error, an answer that is not understood,
+        one that is too large). Returns within the configured time-out plus a second, whatever the server does. May be
+        called from several threads.
+        """
+        ...
+
+    def url(self, trace: str) -> str:
+        """Where a person can look at this trace; "" when unknown."""
+        ...
+
+
+class TraceEvidence(Protocol):
+    """Finds what traces say about a decision, after it was made."""
+
+    def of(self, record: Record, canary: Canary) -> Mapping[str, Any] | None:
+        """`traces` of the record's body (see canaryd.traces.evidence); None when this record is to have none.
+
+        Never raises: what could not be had is said in `note`. Returns within a few seconds.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Everything outside, as one bundle."""
@@ -265,3 +327,5 @@ class Ports:
     store: StateStore
     hooks: Hooks
     notifiers: tuple[Notifier, ...] = ()
+    traces: TraceSource | None = None
+    evidence: TraceEvidence | None = None

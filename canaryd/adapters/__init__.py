@@ -42,6 +42,9 @@ NOTIFIERS: Mapping[str, str] = {
     "log": "canaryd.adapters.log:LogNotifier",
     "memory": "canaryd.adapters.memory:MemoryNotifier",
 }
+TRACE_SOURCES: Mapping[str, str] = {
+    "memory": "canaryd.adapters.memory:MemoryTraces",
+}
 
 
 def load(registry: Mapping[str, str], name: str) -> Any:
