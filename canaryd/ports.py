@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from canaryd.errors import StoreError
 from canaryd.model import (
     Arm,
     HookState,
@@ -182,6 +183,24 @@ class Workloads(Protocol):
         ...
 
 
+MOST_NOTES = 32  # of one canary
+NOTE = 500  # characters of one, and of its key
+
+
+def check_note(key: str, value: str) -> None:
+    """Raises StoreError for a note that no store keeps."""
+    if not 1 <= len(key) <= NOTE or len(value) > NOTE:
+        raise StoreError(
+            f"a note of {len(key)} and {len(value)} characters; a key of 1 to {NOTE}, and {NOTE}, are right"
+        )
+
+
+def noted(notes: Mapping[str, str], key: str, value: str) -> dict[str, str]:
+    """The notes, oldest first, with one written, or removed by "", and no more than are kept. Pure."""
+    rest = {k: v for k, v in notes.items() if k != key}
+    return dict([*rest.items(), *([(key, value)] if value else [])][-MOST_NOTES:])
+
+
 class StateStore(Protocol):
     """State, the words of people, and the records, with compare-and-swap on one version per canary.
 
@@ -198,7 +217,7 @@ class StateStore(Protocol):
 
         Durable when it returns. Raises ConflictError when the version is not the current one, StoreError when it
         cannot be written; nothing has changed then. Overrides answered in the state are no longer loaded.
-        Records with `tell` are owed to the notifier until `told`.
+        Records with `tell` are owed to the notifiers until `told`.
         """
         ...
 
@@ -220,12 +239,38 @@ class StateStore(Protocol):
         """The latest records, newest first, at or before `before` when given, of the given kinds when given."""
         ...
 
-    def owed(self, limit: int = 100) -> tuple[Record, ...]:
-        """Records not yet told, oldest first."""
+    def owed(self, limit: int = 100, by: str = "") -> tuple[Record, ...]:
+        """Records not yet told, oldest first, as they were last amended.
+
+        With `by`, the name of a notifier, only those that it has not told yet: what one of them cannot deliver hides
+        nothing from the others.
+        """
         ...
 
-    def told(self, ids: Sequence[str]) -> None:
-        """These need not be told again. Unknown ids are ignored."""
+    def told(self, ids: Sequence[str], by: str = "", expected: Sequence[str] = ()) -> None:
+        """The notifier `by` need not tell these again; when all `expected` ones have told a record, it is not owed.
+
+        Without `by` nobody need tell them any more. Unknown ids are ignored. May be durable only with the next save:
+        after a kill some may be owed again, never fewer. No decision becomes stale by it.
+        """
+        ...
+
+    def amend(self, record: Record) -> None:
+        """Replace the body of the kept record of this id, and nothing else of it; an unknown id is ignored.
+
+        Durable no later than that it was told. No decision becomes stale by it. Raises StoreError.
+        """
+        ...
+
+    def memo(self, canary: str) -> Mapping[str, str]:
+        """Small notes of the notifiers about a canary, such as which thread speaks of its rollout."""
+        ...
+
+    def remember(self, canary: str, key: str, value: str) -> None:
+        """Write a note, "" removes it; the MOST_NOTES latest of a canary are kept. Durable as `told` is.
+
+        No decision becomes stale by it. Raises StoreError, also for a note that is longer than NOTE characters.
+        """
         ...
 
     def prune(self, keep_after: datetime, keep_at_least: int) -> int:
@@ -249,10 +294,18 @@ class Hooks(Protocol):
 
 
 class Notifier(Protocol):
-    """Tells people."""
+    """Tells people.
+
+    `name` tells it from the others and stays the same over restarts: by it the store knows who has told what.
+    """
+
+    name: str
 
     def notify(self, record: Record) -> None:
-        """Deliver one record. Raises NotifyError when it was not delivered; it will come again."""
+        """Deliver one record, or nothing when it is not for this notifier's people. The same record may come again.
+
+        Raises NotifyError when it was not delivered; it will come again, unless the error says that it is `final`.
+        """
         ...
 
 
@@ -269,8 +322,21 @@ class TraceQuery:
     errors: bool = False  # only traces with a failed span of this service
     slower_ms: float | None = None  # only traces with a span of this service at least so long
     operation: str = ""  # only traces with a span of this service and this (normal) operation
-    limit: int = 500  # traces
+    limit: int = 500  # traces of one request; a source asks as often as it takes
     aliases: tuple[str, ...] = ()  # names that routes call the service by; see canaryd.spans.normal_operation
+    newest: bool = False  # the newest `limit` traces are enough
+
+    def wants(self, spans: Sequence[Span]) -> bool:
+        """A trace with these spans matches: each condition is met by any span of the service."""
+        start, end = (round(at.timestamp() * 1e9) for at in (self.start, self.end))
+        own = [s for s in spans if s.service == self.service]
+        return (
+            any(start < s.start <= end for s in own)
+            and (self.arm is None or any(s.arm is self.arm for s in own))
+            and (not self.errors or any(s.error for s in own))
+            and (self.slower_ms is None or any(s.duration >= self.slower_ms for s in own))
+            and (not self.operation or any(s.operation == self.operation for s in own))
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,10 +357,11 @@ class TraceSource(Protocol):
     lag: timedelta
 
     def find(self, query: TraceQuery) -> TraceAnswer:
-        """The traces that match, whole: a trace matches when spans of the service do, each condition by any of them.
+        """The traces that match (`TraceQuery.wants`), whole.
 
-        No trace is an answer, not an error. Spans that make no sense are left out and counted in the note. When there
-        are more than `limit`, the newest are given, `complete` is False and the note says "truncated".
+        No trace is an answer, not an error. Spans that make no sense are left out and counted in the note. An answer
+        that reaches `limit` is asked for again in shorter stretches of time, unless the newest are enough; where some
+        traces could not be had all the same, the newest are given, `complete` is False and the note says "truncated".
         Raises SourceError when nobody can say (no connection, time-out, HTTP error, an answer that is not understood,
         one that is too large). Returns within the configured time-out plus a second, whatever the server does. May be
         called from several threads.
