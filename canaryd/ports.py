@@ -324,7 +324,7 @@ class TraceQuery:
     operation: str = ""  # only traces with a span of this service and this (normal) operation
     limit: int = 500  # traces of one request; a source asks as often as it takes
     aliases: tuple[str, ...] = ()  # names that routes call the service by; see canaryd.spans.normal_operation
-    newest: bool = False  # the newest `limit` traces are enough
+    newest: bool = False  # the newest `limit` traces that match are enough, or a few more
 
     def wants(self, spans: Sequence[Span]) -> bool:
         """A trace with these spans matches: each condition is met by any span of the service."""

@@ -304,31 +304,51 @@ def settle(spans: Iterable[Span]) -> Settled:
         key = (span.trace, span.id, span.kind)  # a client's and its server's span may share an id
         repeated += key in kept
         kept.setdefault(key, span)
-    parents: dict[tuple[str, str], str] = {}
-    for span in kept.values():
-        if span.parent != span.id or (span.trace, span.id) not in parents:
-            parents[span.trace, span.id] = span.parent
-    loops = _loops(parents)
+    every = list(kept.values())
+    above = parents(every)
+    loops = _loops(above)
     out = []
-    for span in kept.values():
-        if (span.trace, span.id) in loops:
-            continue
-        up = (span.trace, span.parent)
-        out.append(span if not span.parent or (up in parents and up not in loops) else replace(span, parent=""))
-    return Settled(tuple(out), repeated, len(kept) - len(out))
+    for i, span in enumerate(every):
+        if i not in loops:
+            orphan = span.parent and (above[i] < 0 or above[i] in loops)
+            out.append(replace(span, parent="") if orphan else span)
+    return Settled(tuple(out), repeated, len(loops))
 
 
-def _loops(parents: Mapping[tuple[str, str], str]) -> set[tuple[str, str]]:
-    """Every span that comes to itself again when its parents are followed. In time proportional to the spans."""
-    done: set[tuple[str, str]] = set()
-    loops: set[tuple[str, str]] = set()
-    for first in parents:
-        path: dict[tuple[str, str], int] = {}
-        here = first
-        while here in parents and here not in done and here not in path:
-            path[here] = len(path)
-            here = (here[0], parents[here])
-        if here in path:
-            loops.update(key for key, place in path.items() if place >= path[here])
-        done.update(path)
+def parents(spans: Sequence[Span]) -> list[int]:
+    """For each span the index of the one above it, -1 for none.
+
+    Where a client and its server share an id (Zipkin's way), the client is above the server, and what names that id as
+    its parent is below the server.
+    """
+    places: dict[tuple[str, str], int] = {}
+    clients: dict[tuple[str, str], int] = {}
+    for i, span in enumerate(spans):
+        key = (span.trace, span.id)
+        if span.kind == "client":
+            clients.setdefault(key, i)
+        if key not in places or (span.kind == "server" and spans[places[key]].kind != "server"):
+            places[key] = i
+    above = []
+    for span in spans:
+        client = clients.get((span.trace, span.id), -1) if span.kind == "server" else -1
+        above.append(client if client >= 0 or not span.parent else places.get((span.trace, span.parent), -1))
+    return above
+
+
+def _loops(above: Sequence[int]) -> set[int]:
+    """Every index that is reached again when it is followed upwards. In time proportional to their number."""
+    seen = [0] * len(above)  # the walk in which it was met
+    loops: set[int] = set()
+    for first in range(len(above)):
+        here, walk = first, first + 1
+        while here >= 0 and not seen[here]:
+            seen[here] = walk
+            here = above[here]
+        if here >= 0 and seen[here] == walk:
+            start = here
+            while here not in loops:
+                loops.add(here)
+                here = above[here]
+            assert here == start
     return loops

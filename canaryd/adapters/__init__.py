@@ -43,6 +43,7 @@ NOTIFIERS: Mapping[str, str] = {
     "memory": "canaryd.adapters.memory:MemoryNotifier",
 }
 TRACE_SOURCES: Mapping[str, str] = {
+    "jaeger": "canaryd.adapters.jaeger:JaegerSource",
     "memory": "canaryd.adapters.memory:MemoryTraces",
 }
 

