@@ -24,7 +24,7 @@ from canaryd.model import (
     WorkloadView,
 )
 from canaryd.policy import Canary, ErrorSource, Hook, Route
-from canaryd.spans import ArmTags, Span
+from canaryd.spans import ArmTags, Span, nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,7 +328,7 @@ class TraceQuery:
 
     def wants(self, spans: Sequence[Span]) -> bool:
         """A trace with these spans matches: each condition is met by any span of the service."""
-        start, end = (round(at.timestamp() * 1e9) for at in (self.start, self.end))
+        start, end = nanoseconds(self.start), nanoseconds(self.end)
         own = [s for s in spans if s.service == self.service]
         return (
             any(start < s.start <= end for s in own)

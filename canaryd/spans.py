@@ -17,6 +17,7 @@ import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 
 from canaryd.model import Arm
@@ -25,6 +26,7 @@ LONGEST_NAME = 200  # characters of an operation, a service and a fact
 DEFAULT_TAGS = ("istio.canonical_revision", "service.version")  # then the pod
 KINDS = ("", "internal", "server", "client", "producer", "consumer")  # by their number in OTLP
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NO_FACTS: Mapping[str, str] = MappingProxyType({})
 _HEX = re.compile(r"[0-9a-fA-F]{1,32}")
 
@@ -51,6 +53,11 @@ class Span:
     def end(self) -> int:
         """ns since the epoch."""
         return self.start + round(self.duration * 1e6)
+
+
+def nanoseconds(at: datetime) -> int:
+    """Since the epoch, exactly: a float would be wrong by some hundred."""
+    return (at - _EPOCH) // timedelta(microseconds=1) * 1000
 
 
 @dataclass(frozen=True, slots=True)
