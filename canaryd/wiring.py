@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from canaryd import adapters
 from canaryd.config import Settings
-from canaryd.ports import MetricSource, Ports, StateStore, TrafficRouter, Workloads
+from canaryd.ports import MetricSource, Ports, StateStore, TraceEvidence, TraceSource, TrafficRouter, Workloads
 
 if TYPE_CHECKING:
     from canaryd.adapters.kubernetes_store import KubernetesStore
@@ -45,6 +45,33 @@ def metric_source(settings: Settings) -> MetricSource:
     return per_server
 
 
+def trace_source(settings: Settings) -> TraceSource | None:
+    """The source of traces; None where there is none."""
+    jaeger = settings.traces.jaeger
+    if jaeger.url is None:
+        return None
+    source: TraceSource = adapters.load(adapters.TRACE_SOURCES, "jaeger")(
+        jaeger.url,
+        external_url=jaeger.external_url or "",
+        timeout=jaeger.timeout,
+        lag=jaeger.lag,
+        ca_file=jaeger.ca_file,
+        bearer_file=jaeger.bearer_token_file,
+        basic_file=jaeger.basic_file,
+        limit=jaeger.limit,
+    )
+    return source
+
+
+def trace_evidence(source: TraceSource | None) -> TraceEvidence | None:
+    """What finds traces for a decision; None without a source."""
+    if source is None:
+        return None
+    from canaryd.traces.evidence import TraceGatherer  # not loaded where there are no traces
+
+    return TraceGatherer(source)
+
+
 def state_store(settings: Settings, root: Path) -> StateStore:
     """The state file; relative paths start at the configuration file's directory. Raises StoreError."""
     store: StateStore = adapters.load(adapters.STATE_STORES, "sqlite")(root / settings.state.path)
@@ -53,6 +80,7 @@ def state_store(settings: Settings, root: Path) -> StateStore:
 
 def embedded(settings: Settings, store: StateStore) -> Ports:
     """Everything that the embedded mode talks to."""
+    traces = trace_source(settings)
     return Ports(
         metrics=metric_source(settings),
         router=adapters.load(adapters.TRAFFIC_ROUTERS, "envoyFile")(),
@@ -60,6 +88,8 @@ def embedded(settings: Settings, store: StateStore) -> Ports:
         store=store,
         hooks=adapters.load(adapters.HOOKS, "runner")(),
         notifiers=(adapters.load(adapters.NOTIFIERS, "log")(),),
+        traces=traces,
+        evidence=trace_evidence(traces),
     )
 
 
@@ -101,6 +131,7 @@ def cluster_store(client: KubeClient, watched: Watched) -> KubernetesStore:
 
 def cluster(settings: Settings, client: KubeClient, watched: Watched, store: StateStore) -> Ports:
     """Everything that the daemon talks to in a cluster."""
+    traces = trace_source(settings)
     router = adapters.load(adapters.TRAFFIC_ROUTERS, "cluster")(
         istio=adapters.load(adapters.TRAFFIC_ROUTERS, "istio")(
             client, watched.virtual_services, watched.uid_of, domain=settings.cluster.domain
@@ -125,4 +156,6 @@ def cluster(settings: Settings, client: KubeClient, watched: Watched, store: Sta
             adapters.load(adapters.NOTIFIERS, "log")(),
             adapters.load(adapters.NOTIFIERS, "events")(client, watched.canaries),
         ),
+        traces=traces,
+        evidence=trace_evidence(traces),
     )
