@@ -13,7 +13,17 @@ from canaryd.config import Settings
 from canaryd.config.notify import Channel
 from canaryd.notices.kinds import Wish
 from canaryd.notices.words import Words
-from canaryd.ports import Listener, MetricSource, Notifier, Ports, StateStore, TrafficRouter, Workloads
+from canaryd.ports import (
+    Listener,
+    MetricSource,
+    Notifier,
+    Ports,
+    StateStore,
+    TraceEvidence,
+    TraceSource,
+    TrafficRouter,
+    Workloads,
+)
 from canaryd.secret import Secret
 
 if TYPE_CHECKING:
@@ -48,6 +58,33 @@ def metric_source(settings: Settings) -> MetricSource:
         own, partial(asking, public_only=not prometheus.allow_local)
     )
     return per_server
+
+
+def trace_source(settings: Settings) -> TraceSource | None:
+    """The source of traces; None where there is none."""
+    jaeger = settings.traces.jaeger
+    if jaeger.url is None:
+        return None
+    source: TraceSource = adapters.load(adapters.TRACE_SOURCES, "jaeger")(
+        jaeger.url,
+        external_url=jaeger.external_url or "",
+        timeout=jaeger.timeout,
+        lag=jaeger.lag,
+        ca_file=jaeger.ca_file,
+        bearer_file=jaeger.bearer_token_file,
+        basic_file=jaeger.basic_file,
+        limit=jaeger.limit,
+    )
+    return source
+
+
+def trace_evidence(source: TraceSource | None) -> TraceEvidence | None:
+    """What finds traces for a decision; None without a source."""
+    if source is None:
+        return None
+    from canaryd.traces.evidence import TraceGatherer  # not loaded where there are no traces
+
+    return TraceGatherer(source)
 
 
 def state_store(settings: Settings, root: Path) -> StateStore:
@@ -133,6 +170,7 @@ def listeners(settings: Settings, store: StateStore) -> tuple[Listener, ...]:
 
 def embedded(settings: Settings, store: StateStore) -> Ports:
     """Everything that the embedded mode talks to."""
+    traces = trace_source(settings)
     return Ports(
         metrics=metric_source(settings),
         router=adapters.load(adapters.TRAFFIC_ROUTERS, "envoyFile")(),
@@ -141,6 +179,8 @@ def embedded(settings: Settings, store: StateStore) -> Ports:
         hooks=adapters.load(adapters.HOOKS, "runner")(),
         notifiers=(adapters.load(adapters.NOTIFIERS, "log")(), *notifiers(settings, store)),
         listeners=listeners(settings, store),
+        traces=traces,
+        evidence=trace_evidence(traces),
     )
 
 
@@ -182,6 +222,7 @@ def cluster_store(client: KubeClient, watched: Watched) -> KubernetesStore:
 
 def cluster(settings: Settings, client: KubeClient, watched: Watched, store: StateStore) -> Ports:
     """Everything that the daemon talks to in a cluster."""
+    traces = trace_source(settings)
     router = adapters.load(adapters.TRAFFIC_ROUTERS, "cluster")(
         istio=adapters.load(adapters.TRAFFIC_ROUTERS, "istio")(
             client, watched.virtual_services, watched.uid_of, domain=settings.cluster.domain
@@ -208,4 +249,6 @@ def cluster(settings: Settings, client: KubeClient, watched: Watched, store: Sta
             *notifiers(settings, store),
         ),
         listeners=listeners(settings, store),
+        traces=traces,
+        evidence=trace_evidence(traces),
     )

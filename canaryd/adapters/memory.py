@@ -44,7 +44,8 @@ from canaryd.model import (
     WorkloadView,
 )
 from canaryd.policy import Canary, Hook, Route
-from canaryd.ports import CountsAnswer, CountsQuery, check_note, noted
+from canaryd.ports import CountsAnswer, CountsQuery, TraceAnswer, TraceQuery, check_note, noted
+from canaryd.spans import Span, settle
 
 # Envoy's and Istio's default histogram edges in milliseconds; a bucket counts durations <= its edge
 EDGES_MS = (
@@ -522,6 +523,42 @@ class MemoryNotifier(_Breakable):
         with self._lock:
             self._check()
             self.told.append(record)
+
+
+# ── traces ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class MemoryTraces(_Breakable):
+    """Spans that were put in, found again. `most` is how many traces it can give in one answer."""
+
+    _error = SourceError
+
+    def __init__(self, lag: timedelta = timedelta(seconds=5), base: str = "", most: int = 10_000) -> None:
+        super().__init__()
+        self.lag = lag
+        self.asked: list[TraceQuery] = []
+        self._base, self._most = base.rstrip("/"), most
+        self._spans: dict[str, list[Span]] = {}  # trace -> spans
+
+    def put(self, *spans: Span) -> None:
+        """These have arrived."""
+        with self._lock:
+            for span in spans:
+                self._spans.setdefault(span.trace, []).append(span)
+
+    def find(self, query: TraceQuery) -> TraceAnswer:
+        with self._lock:
+            self._check()
+            self.asked.append(query)
+            found = [spans for spans in self._spans.values() if query.wants(spans)]
+        found.sort(key=lambda spans: max(s.start for s in spans), reverse=True)
+        most = min(query.limit, self._most) if query.newest else self._most
+        settled = settle(s for spans in found[:most] for s in spans)
+        note = f"truncated: the newest {most} of {len(found)} traces" if len(found) > most else ""
+        return TraceAnswer(settled.spans, not note, note)
+
+    def url(self, trace: str) -> str:
+        return f"{self._base}/trace/{trace}" if self._base else ""
 
 
 # ── state ────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -12,6 +12,7 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from canaryd.config.notify import Notify
+from canaryd.config.traces import Traces
 from canaryd.policy import Document, Duration, MisfitError, Name, Url, format_duration, said
 
 MODES = ("embedded", "cluster")
@@ -247,6 +248,7 @@ class Settings(Document):
         default=("canaries",), description="directories, files or patterns with * of Canary documents"
     )
     metrics: Metrics = Metrics()
+    traces: Traces = Traces()
     web: Web = Web()
     log: Log = Log()
     retention: Retention = Retention()
