@@ -62,6 +62,7 @@ history = _in("stats/history", "history", "simulation")
 counts = _in("counts", "counts")
 bernoulli = _in("stats/bernoulli", "bernoulli")
 evidence = _in("stats/evidence", "evidence", "judge")
+guard = _in("stats/guard", "guard", "evidence")
 assess = _in("stats/assess", "assess", "judge")
 judge = _in("judge", "judge")
 records = _in("records", "records", "reconcile")
@@ -83,7 +84,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "np.maximum(1.0, (squares + PRIOR_EVENTS) / (variance + PRIOR_EVENTS))",
         "np.maximum(1.0, 0.0 * variance)",
     ),
-    evidence(
+    guard(
         "the neighbours are not looked at",
         "(sign * z > GUARD_Z)",
         "(sign * z > 1e9)",
