@@ -42,6 +42,10 @@ NOTIFIERS: Mapping[str, str] = {
     "log": "canaryd.adapters.log:LogNotifier",
     "memory": "canaryd.adapters.memory:MemoryNotifier",
 }
+TRACE_SOURCES: Mapping[str, str] = {
+    "jaeger": "canaryd.adapters.jaeger:JaegerSource",
+    "memory": "canaryd.adapters.memory:MemoryTraces",
+}
 
 
 def load(registry: Mapping[str, str], name: str) -> Any:

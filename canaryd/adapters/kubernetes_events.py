@@ -89,6 +89,8 @@ class KubernetesEvents:
     notifiers have to say is not held up for ever.
     """
 
+    name = "events"
+
     def __init__(
         self,
         client: KubeClient,

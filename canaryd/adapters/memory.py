@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from threading import RLock
 from typing import NamedTuple
@@ -44,7 +44,8 @@ from canaryd.model import (
     WorkloadView,
 )
 from canaryd.policy import Canary, Hook, Route
-from canaryd.ports import CountsAnswer, CountsQuery
+from canaryd.ports import CountsAnswer, CountsQuery, TraceAnswer, TraceQuery, check_note, noted
+from canaryd.spans import Span, settle
 
 # Envoy's and Istio's default histogram edges in milliseconds; a bucket counts durations <= its edge
 EDGES_MS = (
@@ -513,8 +514,9 @@ class MemoryNotifier(_Breakable):
 
     _error = NotifyError
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "memory") -> None:
         super().__init__()
+        self.name = name
         self.told: list[Record] = []
 
     def notify(self, record: Record) -> None:
@@ -523,15 +525,52 @@ class MemoryNotifier(_Breakable):
             self.told.append(record)
 
 
+# ── traces ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class MemoryTraces(_Breakable):
+    """Spans that were put in, found again. `most` is how many traces it can give in one answer."""
+
+    _error = SourceError
+
+    def __init__(self, lag: timedelta = timedelta(seconds=5), base: str = "", most: int = 10_000) -> None:
+        super().__init__()
+        self.lag = lag
+        self.asked: list[TraceQuery] = []
+        self._base, self._most = base.rstrip("/"), most
+        self._spans: dict[str, list[Span]] = {}  # trace -> spans
+
+    def put(self, *spans: Span) -> None:
+        """These have arrived."""
+        with self._lock:
+            for span in spans:
+                self._spans.setdefault(span.trace, []).append(span)
+
+    def find(self, query: TraceQuery) -> TraceAnswer:
+        with self._lock:
+            self._check()
+            self.asked.append(query)
+            found = [spans for spans in self._spans.values() if query.wants(spans)]
+        found.sort(key=lambda spans: max(s.start for s in spans), reverse=True)
+        most = min(query.limit, self._most) if query.newest else self._most
+        settled = settle(s for spans in found[:most] for s in spans)
+        note = f"truncated: the newest {most} of {len(found)} traces" if len(found) > most else ""
+        return TraceAnswer(settled.spans, not note, note)
+
+    def url(self, trace: str) -> str:
+        return f"{self._base}/trace/{trace}" if self._base else ""
+
+
 # ── state ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A record and whether it is still owed to the notifiers."""
+    """A record, whether it is still owed to the notifiers, and which of them have told it."""
 
     record: Record
     owed: bool
+    heard: set[str] = field(default_factory=set)
 
 
 class MemoryStore(_Breakable):
@@ -545,6 +584,7 @@ class MemoryStore(_Breakable):
         self._stored: dict[str, Stored] = {}
         self._said: dict[str, tuple[str, Override, Answer | None]] = {}  # override id -> canary, word, answer
         self._records: dict[str, _Kept] = {}  # record id -> record, in the order of saving
+        self._notes: dict[str, dict[str, str]] = {}  # canary -> notes, the oldest first
         self._beat: tuple[str, datetime] | None = None
 
     def load(self, canary: str) -> Stored:
@@ -601,18 +641,42 @@ class MemoryStore(_Breakable):
             ]
             return tuple(found[: max(limit, 0)])
 
-    def owed(self, limit: int = 100) -> tuple[Record, ...]:
+    def owed(self, limit: int = 100, by: str = "") -> tuple[Record, ...]:
         with self._lock:
             self._check()
-            return tuple([k.record for k in self._records.values() if k.owed][: max(limit, 0)])
+            found = [k.record for k in self._records.values() if k.owed and (not by or by not in k.heard)]
+            return tuple(found[: max(limit, 0)])
 
-    def told(self, ids: Sequence[str]) -> None:
+    def told(self, ids: Sequence[str], by: str = "", expected: Sequence[str] = ()) -> None:
         with self._lock:
             self._check()
-            for id_ in ids:
-                if id_ in self._records:
-                    self._records[id_].owed = False
+            for kept in (self._records[id_] for id_ in ids if id_ in self._records):
+                if kept.owed and (not by or by not in kept.heard or kept.heard.issuperset(expected)):
+                    kept.heard |= {by} if by else set()
+                    kept.owed = bool(by) and not kept.heard.issuperset(expected)
                     self._mark += 1
+
+    def amend(self, record: Record) -> None:
+        with self._lock:
+            self._check()
+            kept = self._records.get(record.id)
+            if kept is not None and kept.record.body != record.body:
+                kept.record = replace(kept.record, body=record.body)
+                self._mark += 1
+
+    def memo(self, canary: str) -> Mapping[str, str]:
+        with self._lock:
+            self._check()
+            return dict(self._notes.get(canary, {}))
+
+    def remember(self, canary: str, key: str, value: str) -> None:
+        check_note(key, value)
+        with self._lock:
+            self._check()
+            notes = self._notes.setdefault(canary, {})
+            if notes.get(key, "") != value:
+                self._notes[canary] = noted(notes, key, value)
+                self._mark += 1
 
     def prune(self, keep_after: datetime, keep_at_least: int) -> int:
         with self._lock:

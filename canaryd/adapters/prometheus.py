@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import requests
@@ -30,7 +29,7 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests.adapters import BaseAdapter
 
-from canaryd.adapters.exchange import MAX_BYTES, Answer, Connection, Deadline, checked_url
+from canaryd.adapters.exchange import MAX_BYTES, Answer, Connection, Deadline, bearer_authorization, checked_url
 from canaryd.adapters.series import (
     CLIENT,
     REPLICA_LABELS,
@@ -54,7 +53,6 @@ V = TypeVar("V")
 CANARIES_PER_REQUEST = 50  # of raw series
 RECORDED_PER_REQUEST = 200  # of recorded ones, of which there are few for each pod
 POINTS_PER_REQUEST = 500
-MAX_TOKEN = 64 * 1024  # characters of a bearer token
 MAX_SERIES = 2000  # of one template
 MAX_STARTS = 500  # pods whose start is asked for at once
 MAX_REMEMBERED = 20_000
@@ -240,16 +238,7 @@ class PrometheusSource:
 
     def authorization(self) -> dict[str, str]:
         """The header of the bearer token as its file has it now; empty without one. Raises SourceError."""
-        if self._bearer_file is None:
-            return {}
-        try:
-            with Path(self._bearer_file).open(encoding="utf-8", errors="replace") as file:
-                token = file.read(MAX_TOKEN + 1).strip()
-        except OSError as e:
-            raise SourceError(f"the bearer token file {self._bearer_file} cannot be read: {e.strerror}") from e
-        if not token or len(token) > MAX_TOKEN or not all("!" <= c <= "~" for c in token):
-            raise SourceError(f"the bearer token file {self._bearer_file} holds no token of printable ASCII")
-        return {"Authorization": f"Bearer {token}"}
+        return bearer_authorization(self._bearer_file)
 
 
 def _header(name: str, value: str) -> str:

@@ -105,6 +105,8 @@ SETS = (
             ),
         ),
     ),
+    # v2.x of the program lives under v1.x tags of its module: this is Jaeger 2.13
+    ToolSet("jaeger", (Program("jaeger", "github.com/jaegertracing/jaeger/cmd/jaeger", 4.5),)),
 )
 
 
