@@ -567,9 +567,7 @@ class TracesMetric(_Metric):
     )
 
 
-Metric = Annotated[
-    ErrorsMetric | LatencyMetric | GaugeMetric | QueryMetric | TracesMetric, Field(discriminator="kind")
-]
+Metric = Annotated[ErrorsMetric | LatencyMetric | GaugeMetric | QueryMetric | TracesMetric, Field(discriminator="kind")]
 
 
 def default_metrics() -> tuple[ErrorsMetric | LatencyMetric | GaugeMetric | QueryMetric | TracesMetric, ...]:

@@ -449,7 +449,7 @@ MUTANTS: tuple[Mutant, ...] = (
         'usual = counts.seconds <= LONGEST_USUAL * batch.per("interval")',
         "usual = counts.seconds >= 0",
     ),
-    assess("more weight than one is given away", "WEIGHT_RESERVE = 0.05", "WEIGHT_RESERVE = 0.5"),
+    assess("more weight than one is given away", "WEIGHT_TRACES = 0.05", "WEIGHT_TRACES = 0.5"),
     share("a share without a lower limit is confirmed", "confirmed = too_low >= need and (", "confirmed = ("),
     # ── verdict, record, store ──
     judge(

@@ -454,7 +454,6 @@ def _misfits() -> Iterator[Wrong]:
         "service": "x" * 254,
         "tag": "x" * 254,
         "source": "jaeger",
-        "tolerance": "5",
         "required": "yes",
     }.items():
         yield made(f"traces with a wrong {key}", (*spans, key), value, key)
@@ -472,7 +471,9 @@ def _misfits() -> Iterator[Wrong]:
     yield made("only a gauge", (*spec, "metrics"), [gauge], "metrics")
     yield made("two of errors", (*spec, "metrics"), [errors, {**errors, "name": "e2"}], "metrics")
     yield made("two of latency", (*spec, "metrics"), [latency, {**latency, "name": "l2"}], "metrics")
-    yield made("two of traces", (*spec, "metrics"), [errors, *({"name": n, "kind": "traces"} for n in ("t1", "t2"))], "metrics")
+    yield made(
+        "two of traces", (*spec, "metrics"), [errors, *({"name": n, "kind": "traces"} for n in ("t1", "t2"))], "metrics"
+    )
     yield made("one name twice", (*spec, "metrics"), [errors, {**query, "name": "errors"}], "metrics")
     yield made("21 metrics", (*spec, "metrics"), [{**query, "name": f"q{i}"} for i in range(21)], "metrics")
     yield made("101 codes", (*spec, "metrics", 0, "httpFailures"), ["500"] * 101, "httpFailures")

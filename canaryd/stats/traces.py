@@ -5,16 +5,16 @@ failed ones, and those slower than an edge. The edge is the first that at most a
 operation exceed, its p90 or the edge nearest above; so whether a span is bad is fixed before it is seen, and a span is
 a Bernoulli event in the same exact e-value as a request (canaryd.stats.bernoulli). Kept per rollout as plain arrays:
 
-    stake (K, 2, 5)   ln of the capital in cash and on each of the odds ratios       total (K, 2, 4)   x_c, n_c, x_s, n_s
-    known (K, 2)      stable's spans and failed ones, ever                           edge (K,)         ms, of the last bet
-    mass (K, B + 1)   stable's durations per bucket, ever                            weight (K,)       share of the stake
-    sampling (4,)     log e-values about the sampling, see canaryd.stats.share       clock (6,)        see CLOCK
+    stake (K, 2, 5)   ln of the capital in cash and on each of the odds   total (K, 2, 4)   x_c, n_c, x_s, n_s
+    known (K, 2)      stable's spans and failed ones, ever                edge (K,)         ms, of the last bet
+    mass (K, B + 1)   stable's durations per bucket, ever                 weight (K,)       share of the stake
+    sampling (4,)     log e-values about it, see canaryd.stats.share      clock (6,)        see CLOCK
 
 Instead of epochs every bet gives a hundredth of its capital back to be shared evenly again (Herbster and Warmuth,
 "Tracking the best expert", Machine Learning 32, 1998): what shares is predictable and the sum does not change, so it
-stays a test martingale, and a regression that comes late is found late by little. Sums are rounded down to 1/1024, which
-only makes an e-value smaller, and the state as well. Operations are combined by a weighted mean with weights that are
-fixed before the first bet on each; what they leave is cash. STATISTICS of the project, sections 4.6 and 4.8.
+stays a test martingale, and a regression that comes late is found late by little. Sums are rounded down to 1/1024,
+which only makes an e-value smaller, and the state as well. Operations are combined by a weighted mean with weights that
+are fixed before the first bet on each; what they leave is cash. STATISTICS of the project, sections 4.6 and 4.8.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ _AT = {name: i for i, name in enumerate(CLOCK)}
 
 Arrays = dict[str, Floats]
 Mask = NDArray[np.bool_]
+Index = NDArray[np.intp]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +124,7 @@ class Batch:
                 self._place(name, i, value.shape)[...] = value
 
     def _place(self, name: str, i: int, shape: tuple[int, ...]) -> Floats:
-        whole = self.a[name][i]
+        whole: Floats = self.a[name][i]
         if name == "mass":
             return whole[: shape[0], whole.shape[1] - shape[1] :]
         return whole[tuple(slice(0, n) for n in shape)] if name not in ("sampling", "clock") else whole
@@ -141,21 +142,19 @@ class Batch:
         wide[1][: len(durations), ..., buckets - durations.shape[-1] :] = durations
         return wide
 
-    def rates(self) -> tuple[Floats, Floats, Mask]:
+    def rates(self) -> tuple[Floats, Index, Mask]:
         """(C, K, 2) predicted shares of bad spans of stable, (C, K) the edge's index, (C, K, 2) where there are any."""
         known, mass = self.a["known"], self.a["mass"]
         timed = mass.sum(-1)
-        above = (timed[..., None] - np.cumsum(mass, axis=-1))[..., :-1]  # (C, K, B) slower than each edge
+        above = timed[..., None] - np.cumsum(mass, axis=-1)  # (C, K, B + 1) slower than each edge; than all: none
         rare = above <= SLOW_SHARE * timed[..., None]
-        if above.shape[-1]:
-            at, has = np.argmax(rare, axis=-1), rare.any(-1)
-            slower = np.take_along_axis(above, at[..., None], axis=-1)[..., 0]
-        else:
-            at, has, slower = np.zeros(timed.shape, dtype=np.intp), np.zeros(timed.shape, dtype=bool), timed
+        at: Index = np.argmax(rare, axis=-1)
+        slower = np.take_along_axis(above, at[..., None], axis=-1)[..., 0]
         counted = np.stack([known[..., 0], timed], axis=-1)
         bad = np.stack([known[..., 1], slower], axis=-1)
-        ready = (counted >= LEAST_PAST) & np.stack([np.ones_like(has), has], axis=-1)
-        return (bad + 0.5) / (counted + 1), at, ready
+        beyond = at == mass.shape[-1] - 1  # no edge is rarely exceeded
+        ready: Mask = (counted >= LEAST_PAST) & ~np.stack([np.zeros_like(beyond), beyond], axis=-1)
+        return np.asarray((bad + 0.5) / (counted + 1)), at, ready
 
 
 def update(items: Sequence[Item]) -> list[Arrays]:
@@ -219,7 +218,7 @@ def _score(batch: Batch, counts: Counts) -> None:
     """Bet on this interval with what was known before it."""
     a, scored = batch.a, counts.scored
     rates, at, ready = batch.rates()
-    _share_out(batch, ready.any(-1), scored)
+    _share_out(batch, np.asarray(ready.any(-1)), scored)
     x, n = _bad(counts.spans, counts.durations, at)  # (C, K, 2 arms, 2 kinds)
     near = [_bad(counts.near_spans[side], counts.near_durations[side], at) for side in (0, 1)]
     x_near, n_near = (np.stack([one[k] for one in near]) for k in (0, 1))
@@ -236,8 +235,8 @@ def _score(batch: Batch, counts: Counts) -> None:
     shared = np.logaddexp(stake + np.log1p(-SWITCH), whole + np.log(SWITCH / STRATEGIES))
     a["stake"] = np.where(on[..., None], _round_down(shared), a["stake"])
     a["total"] += np.where(on[..., None], np.stack([x_c, n_c, x_s, n_s], axis=-1), 0.0)
-    if batch.edges.shape[1]:
-        a["edge"] = np.where(on[..., SLOW], np.take_along_axis(batch.edges, at, axis=-1), a["edge"])
+    edges = np.concatenate([batch.edges, np.full((len(batch.edges), 1), np.inf)], axis=-1)
+    a["edge"] = np.where(on[..., SLOW], np.take_along_axis(edges, at, axis=-1), a["edge"])
     a["clock"][:, _AT["intervals"]] += scored
 
 
@@ -255,7 +254,7 @@ def _share_out(batch: Batch, ready: Mask, scored: Mask) -> None:
     a["clock"][:, _AT["first"]] = np.where(begins, count, first)
 
 
-def _bad(spans: Floats, durations: Floats, at: NDArray[np.intp]) -> tuple[Floats, Floats]:
+def _bad(spans: Floats, durations: Floats, at: Index) -> tuple[Floats, Floats]:
     """(bad, all) of both kinds, (C, K, ..., 2), from (C, K, ..., 2) spans and (C, K, ..., B + 1) durations."""
     timed = durations.sum(-1)
     above = timed[..., None] - np.cumsum(durations, axis=-1)

@@ -76,7 +76,15 @@ class Rollouts:
         n, c = spans[..., 0].sum(1), self.count
         near = np.zeros((2, c, *spans.shape[1:2], 2)), np.zeros((2, c, *durations.shape[1:2], len(EDGES) + 1))
         counts = Counts(
-            np.full(c, R), np.full(c, D), spans, durations, np.full(c, scored), n, n, *near, np.zeros((2, c), dtype=bool)
+            np.full(c, R),
+            np.full(c, D),
+            spans,
+            durations,
+            np.full(c, scored),
+            n,
+            n,
+            *near,
+            np.zeros((2, c), dtype=bool),
         )
         traces.advance(self.batch, counts)
         if scored:
