@@ -62,6 +62,7 @@ history = _in("stats/history", "history", "simulation")
 counts = _in("counts", "counts")
 bernoulli = _in("stats/bernoulli", "bernoulli")
 evidence = _in("stats/evidence", "evidence", "judge")
+guard = _in("stats/guard", "guard", "evidence")
 assess = _in("stats/assess", "assess", "judge")
 judge = _in("judge", "judge")
 records = _in("records", "records", "reconcile")
@@ -83,7 +84,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "np.maximum(1.0, (squares + PRIOR_EVENTS) / (variance + PRIOR_EVENTS))",
         "np.maximum(1.0, 0.0 * variance)",
     ),
-    evidence(
+    guard(
         "the neighbours are not looked at",
         "(sign * z > GUARD_Z)",
         "(sign * z > 1e9)",
@@ -448,7 +449,7 @@ MUTANTS: tuple[Mutant, ...] = (
         'usual = counts.seconds <= LONGEST_USUAL * batch.per("interval")',
         "usual = counts.seconds >= 0",
     ),
-    assess("more weight than one is given away", "WEIGHT_RESERVE = 0.05", "WEIGHT_RESERVE = 0.5"),
+    assess("more weight than one is given away", "WEIGHT_TRACES = 0.05", "WEIGHT_TRACES = 0.5"),
     share("a share without a lower limit is confirmed", "confirmed = too_low >= need and (", "confirmed = ("),
     # ── verdict, record, store ──
     judge(
