@@ -166,6 +166,7 @@ class Story:
     evidence: tuple[Evidence, ...] = ()
     bands: tuple[Band, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    bodies: tuple[Body, ...] = field(default=(), repr=False)  # of its records, oldest first
     traces: Body = field(default_factory=dict)  # the latest trace evidence
     latest: Body = field(default_factory=dict)  # body of the latest record
     decided: Body = field(default_factory=dict)  # body of the decision that explains the outcome
@@ -205,7 +206,7 @@ class Story:
             namespace=_text(latest, "namespace"),
             rollout=name,
             revision=_text(latest, "revision"),
-            stable_revision=next((_text(b, "stableRevision") for b in bodies if b.get("stableRevision")), ""),
+            stable_revision=next((_text(b, "stableRevision") for b in bodies if _was_stable(b)), ""),
             outcome=outcome,
             started=started,
             ended=_end(bodies, outcome),
@@ -217,6 +218,7 @@ class Story:
             evidence=_evidence(bodies),
             bands=_bands(moments, until),
             gaps=_gaps(mine, interval, until),
+            bodies=tuple(bodies),
             traces=next((t for b in reversed(bodies) if (t := part(b, "traces"))), {}),
             latest=latest,
             decided=decided,
@@ -370,6 +372,8 @@ def _decided(bodies: Sequence[Body], outcome: Outcome) -> Body:
         Outcome.PROMOTED: ("promote", "advance", "override", "succeed"),
     }.get(outcome, ())
     found = [b for b in bodies if b.get("kind") in kinds]
+    if outcome is Outcome.PROMOTED:  # the decision to go on says more than that it is done
+        found = [b for b in found if b.get("kind") == "promote"] or found
     if outcome is Outcome.ROLLED_BACK:  # an abort is a word of a person and a rollback in one look
         causes = [b for b in found if b.get("kind") != "rolled-back"]
         return (causes or found or [bodies[-1]])[-1]
@@ -409,6 +413,11 @@ def _document(bodies: Sequence[Body], canary: Canary | None) -> tuple[Body | Non
 def _first_known(latest: Body, first: Moment) -> bool:
     since = _time(latest.get("since"))
     return since is not None and first.at <= since
+
+
+def _was_stable(body: Body) -> bool:
+    """It names the revision that was stable during the rollout, not the one that came out of it."""
+    return bool(body.get("stableRevision")) and body.get("phase") != "Succeeded"
 
 
 def _looks(bodies: Sequence[Body]) -> list[Body]:

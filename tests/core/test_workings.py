@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 import pytest
-from test_story import records, regressing
+from test_story import records, regressed
 from world import World, canary
 
 from canaryd.workings import row_of, workings
@@ -22,7 +22,7 @@ def bodies(world: World) -> list[Body]:
 
 @pytest.fixture(scope="module")
 def rolled_back() -> list[Body]:
-    return bodies(regressing())
+    return [dict(r.body) for r in reversed(regressed())]
 
 
 @pytest.fixture(scope="module")
