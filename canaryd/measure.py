@@ -237,7 +237,7 @@ class Measurer:
             active = [intake for _, intake in work if k < len(intake.stretches)]
             updated = tests.update([intake.item(k) for intake in active])
             for intake, arrays in zip(active, updated, strict=True):
-                intake.arrays = arrays
+                intake.arrays = tests.short(arrays)
         spans = _take_spans([(case, intake) for case, intake in work if case.canary.spec.traces()])
         for case, intake in work:
             case.evidence, case.scored = intake.result()

@@ -138,7 +138,9 @@ class Base(ABC):
         began, at = time.monotonic(), now()
         outcomes = self.reconciler.tick(canaries, at, measure=measure)
         self.last_tick = time.monotonic()
-        self.telemetry.ticked(outcomes, self.last_tick - began, at)
+        seconds = self.last_tick - began
+        self.telemetry.ticked(outcomes, seconds, at)
+        log.debug("tick", canaries=len(canaries), counted=measure, seconds=round(seconds, 3))
         if measure:
             self._beat()
         return outcomes

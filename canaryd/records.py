@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -36,12 +37,22 @@ def records(canary: Canary, before: RolloutState | None, decision: Decision, see
     if worth_keeping(before, decision, seen):
         said.append((decision.kind, decision.sentence, decision.severity, decision.tell))
     number = before.decisions if before else 0
+    content = body(canary, before, decision, seen) if said else {}
     out = []
     for i, (kind, text, severity, tell) in enumerate(said, start=1):
-        content = body(canary, before, decision, seen)
-        content.update(kind=str(kind), sentence=text, severity=severity)
-        out.append(Record(f"{canary.key}/{number + i}", canary.key, seen.at, kind, text, content, tell))
+        own = {**content, "kind": str(kind), "sentence": text, "severity": severity}
+        out.append(Record(f"{canary.key}/{number + i}", canary.key, seen.at, kind, text, own, tell))
     return tuple(out)
+
+
+def latest(
+    canary: Canary, before: RolloutState | None, decision: Decision, seen: Observation, new: tuple[Record, ...]
+) -> Mapping[str, Any]:
+    """The body of the decision itself, be it kept as the last of the `new` records or not."""
+    said = (str(decision.kind), decision.sentence, decision.severity)
+    if new and (new[-1].body["kind"], new[-1].sentence, new[-1].body["severity"]) == said:
+        return new[-1].body
+    return body(canary, before, decision, seen)
 
 
 def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observation) -> bool:
@@ -211,13 +222,19 @@ def fingerprint(canary: Canary) -> str:
 
 
 def finding(f: Finding) -> dict[str, Any]:
-    """One metric's numbers under their names in camelCase."""
+    """One metric's numbers under their names in camelCase; what is no whole number has seven digits."""
     out = {}
     for name, value in asdict(f).items():
         head, *tail = name.split("_")
-        out[head + "".join(t.capitalize() for t in tail)] = list(value) if isinstance(value, tuple) else value
+        plain = [_seven(v) for v in value] if isinstance(value, tuple) else _seven(value)
+        out[head + "".join(t.capitalize() for t in tail)] = plain
     out["verdict"] = str(f.verdict)
     return out
+
+
+def _seven(value: Any) -> Any:
+    """More digits than anybody reads would be most of what a record weighs; counts stay exact."""
+    return float(f"{value:.7g}") if isinstance(value, float) and not value.is_integer() else value
 
 
 def _harmed(state: RolloutState, kept: Any) -> dict[str, float]:

@@ -306,8 +306,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     saving(
         "looks leave no records behind",
-        "held = _Unsaved(stored.version, state, (*held.records, *new), looks)",
-        "held = _Unsaved(stored.version, state, new, looks)",
+        "held = _Unsaved(stored.version, state, (*held.records, *new), soon)",
+        "held = _Unsaved(stored.version, state, new, soon)",
+    ),
+    saving(
+        "all canaries have their turn for a save at once",
+        "looks = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())",
+        "looks = 0",
+    ),
+    saving(
+        "looks wait for ever",
+        "return self._looks[key] == 0",
+        "return False",
     ),
     saving(
         "the workloads follow a state that is not saved",

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from demo_process import alive_in, started
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 LONGEST = 200.0  # seconds: its own deadline, and what it takes to start and stop
@@ -20,45 +21,15 @@ LONGEST = 200.0  # seconds: its own deadline, and what it takes to start and sto
 
 @contextmanager
 def demo(directory: Path, path: str = os.environ["PATH"]) -> Iterator[subprocess.Popen[str]]:
-    """The demo in a process group of its own, as in a terminal; its output goes to a file beside it."""
+    """The demo, in a directory and with a HOME of its own; its output goes to a file there."""
     directory.mkdir()
-    with (directory / "output").open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "canaryd", "demo"],
-            cwd=directory,
-            env={**os.environ, "PATH": path, "HOME": str(directory)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            text=True,
-            process_group=0,
-        )
-    try:
+    own = {"PATH": path, "HOME": str(directory)}
+    with started(["canaryd", "demo"], directory, directory / "output", own) as process:
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(20)
 
 
 def output(directory: Path) -> str:
     return (directory / "output").read_text()
-
-
-def alive_in(directory: Path) -> list[str]:
-    """Command lines of processes that speak of the directory or work in it."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            where = os.readlink(entry / "cwd")
-        except OSError:
-            continue
-        if str(directory) in line or where.startswith(str(directory)):
-            found.append(line)
-    return found
 
 
 def check_end(directory: Path, process: subprocess.Popen[str], source: str) -> None:
