@@ -1,4 +1,4 @@
-"""When a deleted Canary is let go: its plain service is back, its namespace is going, or a deadline of trying is over."""
+"""When a deleted Canary is let go: its plain service is back, its namespace goes, or a deadline of trying is over."""
 
 from __future__ import annotations
 
