@@ -33,15 +33,18 @@ GROUPS = ("parts", "cluster")
 LONG = {
     "test_api_trouble.py",
     "test_cluster_routes.py",
+    "test_definition.py",
     "test_demo.py",
     "test_deployments_safety.py",
     "test_informer.py",
     "test_kube_client.py",
     "test_leaders.py",
     "test_lease.py",
+    "test_parting.py",
     "test_release_cost.py",
     "test_workload_promises.py",
     "test_routes_under_load.py",
+    "test_sight.py",
     "test_world.py",
     "test_world_rights.py",
 }

@@ -230,12 +230,21 @@ class Cluster(Document):
         le=100,
         description="looks that decide nothing share one write of the status; 1: each has its own",
     )
+    restore_deadline: Duration = Field(
+        default=timedelta(minutes=10),
+        description="a deleted Canary whose plain service cannot be brought back for so long is let go as it is",
+    )
     lease: Lease = Lease()
 
     @field_validator("timeout")
     @classmethod
     def _timeout_range(cls, value: timedelta) -> timedelta:
         return _between(value, timedelta(milliseconds=500), timedelta(minutes=1))
+
+    @field_validator("restore_deadline")
+    @classmethod
+    def _deadline_range(cls, value: timedelta) -> timedelta:
+        return _between(value, timedelta(seconds=10), timedelta(days=1))
 
 
 class Settings(Document):
