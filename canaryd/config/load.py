@@ -97,7 +97,7 @@ def _from_here(settings: Settings, root: Path) -> Settings:
     files = {"bearer_token_file": prometheus.bearer_token_file, "ca_file": prometheus.ca_file}
     joined = {key: str(root / name) for key, name in files.items() if name is not None}
     metrics = settings.metrics.model_copy(update={"prometheus": prometheus.model_copy(update=joined)})
-    return settings.model_copy(update={"metrics": metrics})
+    return settings.model_copy(update={"metrics": metrics, "dashboard": settings.dashboard.seen_from(root)})
 
 
 def load_canaries(settings: Settings, root: str | os.PathLike[str]) -> Loaded:
