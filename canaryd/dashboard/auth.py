@@ -235,7 +235,9 @@ class Doorkeeper:
         if token.startswith("sha256:"):
             raise DashboardError(f"{place}: sha256: is followed by 64 hexadecimal digits in lower case")
         if mode & 0o007:
-            raise DashboardError(f"{place}: everybody on this machine may read this token: chmod o= the file, or hash it")
+            raise DashboardError(
+                f"{place}: everybody on this machine may read this token: chmod o= the file, or hash it"
+            )
         if len(token) < LEAST:
             raise DashboardError(f"{place}: the token of {name} is too short; take {LEAST} random characters or more")
         return _Known(

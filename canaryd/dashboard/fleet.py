@@ -56,9 +56,14 @@ class Fleet:
     def body(self, key: str) -> Body | None:
         return self._bodies.get(key)
 
-    def html(self, key: str) -> Markup:
+    def html(self, key: str, *, hidden: bool = False) -> Markup:
         """The row of one canary."""
-        return Markup(self.topic[ROW + key])  # noqa: S704 - made by the template above, which escapes
+        text = self.topic[ROW + key]
+        return Markup(text.replace("<tr ", "<tr hidden ", 1) if hidden else text)  # noqa: S704 - our template escapes
+
+    def part(self, name: str) -> Markup:
+        """ "head" or "lead"."""
+        return Markup(self.topic[name])  # noqa: S704 - as above
 
     def _html(self, one: Row) -> str:
         return self._row.render(r=one, base=self._base)

@@ -113,7 +113,11 @@ class Guard:
         scope["path"], scope["raw_path"] = path, quote(path).encode()
         if scope["method"] not in METHODS:
             return PlainTextResponse("Use GET or POST.\n", 405, {"allow": ", ".join(METHODS)})
-        if int(headers.get("content-length") or 0) > MOST_BODY if headers.get("content-length", "0").isdecimal() else True:
+        if (
+            int(headers.get("content-length") or 0) > MOST_BODY
+            if headers.get("content-length", "0").isdecimal()
+            else True
+        ):
             return PlainTextResponse(f"At most {MOST_BODY} bytes.\n", 413)
         if self._settings.auth.is_open and not self._is_ours(headers.get("host", "")):
             return PlainTextResponse("This name is not that of this dashboard.\n", 421)
@@ -124,7 +128,9 @@ class Guard:
             return PlainTextResponse("This form is not from here.\n", 403)
         state["person"], wait = self.who(peer, headers)
         if wait:
-            return PlainTextResponse(f"Too many wrong tokens. Try again in {wait:.0f} s.\n", 429, {"retry-after": f"{wait:.0f}"})
+            return PlainTextResponse(
+                f"Too many wrong tokens. Try again in {wait:.0f} s.\n", 429, {"retry-after": f"{wait:.0f}"}
+            )
         if state["person"] is None and not path.startswith(OPEN):
             return self._ask_who(path, scope, headers)
         return None

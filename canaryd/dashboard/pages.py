@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from importlib import resources
 from typing import Any
@@ -48,10 +48,6 @@ TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 SORTS = ("urgency", "name", "weight", "age")
 
 
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
 @dataclass(frozen=True, slots=True)
 class Said:
     """What came of a person's word."""
@@ -71,7 +67,7 @@ class Pages:
         door: Doorkeeper,
         hub: Hub,
         *,
-        now: Callable[[], datetime] = _now,
+        now: Callable[[], datetime],
         steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._settings, self._feed, self._door, self._hub = settings, feed, door, hub
@@ -156,7 +152,7 @@ class Pages:
             acts=_acts(page) if may_act else [],
             act_path=f"{self._base}{view.path_of(key)}/say",
             past=self._past(page),
-            id=uuid.uuid4().hex,
+            new_id=lambda: uuid.uuid4().hex,
             longest=LONGEST,
         )
 
@@ -192,7 +188,11 @@ class Pages:
             if self.fleet.body(key) is None:
                 raise HTTPException(404, "There is no such canary.")
             watched = await run_in_threadpool(self._watch, key, rollout)
-        person, headers, peer = self._person(request), dict(request.headers), request.client.host if request.client else ""
+        person, headers, peer = (
+            self._person(request),
+            dict(request.headers),
+            request.client.host if request.client else "",
+        )
         hello: dict[str, object] = {"form": person.form_token() if person else "", "version": __version__}
         mark = request.headers.get("last-event-id") or request.query_params.get("since", "")
         return StreamingResponse(
@@ -245,7 +245,9 @@ class Pages:
             return self._not_in(request, there, "This token is not known.", 403)
         log.info("signed in", person=person.name, role=person.role, address=address)
         answer = RedirectResponse(self._base + there, 303)
-        self._set_cookie(answer, self._door.begin(person, self._now().timestamp()), self._settings.auth.session.total_seconds())
+        self._set_cookie(
+            answer, self._door.begin(person, self._now().timestamp()), self._settings.auth.session.total_seconds()
+        )
         return answer
 
     def _not_in(self, request: Request, there: str, wrong: str, status: int) -> Response:
@@ -303,7 +305,9 @@ class Pages:
         answer = await self._heard(key, override.id)
         if answer is None:
             name = key.rpartition("/")[2]
-            return Said("recorded", f"Your {override.action} of {name} is written down; the answer will show here.", override.id)
+            return Said(
+                "recorded", f"Your {override.action} of {name} is written down; the answer will show here.", override.id
+            )
         return Said("accepted" if answer.accepted else "refused", answer.sentence, override.id)
 
     async def _heard(self, key: str, id_: str) -> Answer | None:
@@ -369,9 +373,15 @@ def _environment(base: str, files: Mapping[str, bytes]) -> Environment:
 
 def _static() -> dict[str, bytes]:
     """Files by a name that changes with what is in them."""
-    found = {entry.name: entry.read_bytes() for entry in resources.files("canaryd.dashboard").joinpath("static").iterdir()}
+    found = {
+        entry.name: entry.read_bytes() for entry in resources.files("canaryd.dashboard").joinpath("static").iterdir()
+    }
     found["charts.css"] = charts.CSS.encode()
-    return {f"{stem}.{sha256(data).hexdigest()[:10]}.{kind}": data for name, data in found.items() for stem, _, kind in [name.rpartition(".")]}
+    return {
+        f"{stem}.{sha256(data).hexdigest()[:10]}.{kind}": data
+        for name, data in found.items()
+        for stem, _, kind in [name.rpartition(".")]
+    }
 
 
 def _plain(name: str) -> str:
@@ -407,14 +417,25 @@ def _acts(page: Page) -> list[dict[str, Any]]:
     if page.story is None or not page.story.revision or page.body.get("rollout") != page.story.rollout:
         return []
     return [
-        {"action": str(action), "phases": view.phases_of(action), "shown": action in now, "full": action is Action.PROMOTE}
+        {
+            "action": str(action),
+            "phases": view.phases_of(action),
+            "shown": action in now,
+            "full": action is Action.PROMOTE,
+        }
         for action in ACTIONS
     ]
 
 
 def _inside(there: str) -> str:
     """A path of this dashboard, never another site."""
-    if not there.startswith("/") or there.startswith("//") or "\\" in there or not there.isprintable() or len(there) > 2000:
+    if (
+        not there.startswith("/")
+        or there.startswith("//")
+        or "\\" in there
+        or not there.isprintable()
+        or len(there) > 2000
+    ):
         return "/"
     return there
 

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from threading import Lock
 from typing import Any
 
@@ -20,7 +19,6 @@ from canaryd import charts
 from canaryd.dashboard import view
 from canaryd.dashboard.feed import Body, Feed
 from canaryd.dashboard.live import Topic
-from canaryd.errors import CanarydError
 from canaryd.model import Answer, Override, Record
 from canaryd.story import Story
 
@@ -29,6 +27,7 @@ MOST = 2000  # records of one
 NEWER = 40  # records that are looked through for new ones
 SHOWN = 200  # decisions in the log
 PAUSE = 9  # times as long as the last look took nothing is made anew
+WIDTH = 780  # of a chart, about as wide as its place
 PARTS = ("top", "weight", "metrics", "findings", "traces", "log", "people")
 
 
@@ -43,6 +42,7 @@ class Page:
     story: Story | None = None
     body: Body | None = None
     seen: object = None  # what it was made from
+    told: str = ""  # id of the latest decision that who listens has heard of
     due: float = 0.0  # on the clock that never goes back
     lock: Lock = field(default_factory=Lock)
 
@@ -54,8 +54,8 @@ class Page:
 class Rollouts:
     """The pages that were asked for lately. Safe to use from several threads."""
 
-    def __init__(self, feed: Feed, env: Environment, base: str, now: Callable[[], datetime]) -> None:
-        self._feed, self._base, self._now = feed, base, now
+    def __init__(self, feed: Feed, env: Environment, base: str) -> None:
+        self._feed, self._base = feed, base
         self._templates = {name: env.get_template(f"part_{name}.html") for name in PARTS}
         self._pages: OrderedDict[tuple[str, str], Page] = OrderedDict()
         self._lock = Lock()
@@ -70,7 +70,8 @@ class Rollouts:
             return page
 
     def refresh(self, page: Page, body: Body | None, *, at_once: bool = False) -> None:
-        """Make it anew where something is new. Raises CanarydError when it cannot be read."""
+        """Make it anew where something is new. Raises CanarydError when it
+        cannot be read."""
         with page.lock:
             began = time.monotonic()
             if body is page.seen and page.story is not None and not at_once:
@@ -107,9 +108,7 @@ class Rollouts:
         """What is so now where this is the rollout under way, else how it ended."""
         return body if body is not None and body.get("rollout") == story.rollout else story.latest
 
-    def _parts(
-        self, page: Page, story: Story, said: Sequence[tuple[Override, Answer | None]]
-    ) -> dict[str, str]:
+    def _parts(self, page: Page, story: Story, said: Sequence[tuple[Override, Answer | None]]) -> dict[str, str]:
         assert page.body is not None
         mine = [(word, answer) for word, answer in said if not word.revision or word.revision == story.revision]
         shared: dict[str, Any] = {
@@ -133,27 +132,20 @@ class _Charts:
         self._story = story
 
     def weight(self) -> Markup:
-        return Markup(charts.weight(self._story))  # noqa: S704
+        return Markup(charts.weight(self._story, width=WIDTH, height=190))  # noqa: S704
 
     def evidence(self) -> Markup:
-        return Markup(charts.evidence(self._story))  # noqa: S704
+        return Markup(charts.evidence(self._story, width=WIDTH, height=190))  # noqa: S704
 
     def share(self) -> Markup:
-        return Markup(charts.share(self._story))  # noqa: S704
+        return Markup(charts.share(self._story, width=WIDTH, height=170))  # noqa: S704
 
     def difference(self, metric: Any) -> Markup:
-        return Markup(charts.difference(self._story, metric))  # noqa: S704
+        return Markup(charts.difference(self._story, metric, width=WIDTH, height=230))  # noqa: S704
 
 
 def _news(page: Page) -> list[str]:
-    """The latest decision, for who listens, when it is one that changed something."""
-    story = page.story
-    if story is None or not story.key_moments or page.topic.version == 1:
-        return []
-    latest, said = story.key_moments[-1], page.topic["said"]
-    return [latest.sentence] if latest.id != said and latest is story.moments[-1] else []
-
-
-def readable(error: CanarydError) -> str:
-    """For a page: the words that are written for the person on call."""
-    return str(error)
+    """The latest decision that changed something, for who listens, once."""
+    moments = page.story.key_moments if page.story else ()
+    before, page.told = page.told, moments[-1].id if moments else ""
+    return [moments[-1].sentence] if moments and before not in ("", page.told) else []

@@ -8,7 +8,9 @@ import socket
 import ssl
 import threading
 from asyncio import Transport
+from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import structlog
@@ -30,14 +32,19 @@ GRACE = 2  # seconds for what is under way when it ends
 RENEWED = 30.0  # seconds between two looks at the certificate
 
 
+def utc() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
 class Server:
     """Listens at once; `address` says where."""
 
-    def __init__(self, settings: Dashboard, feed: Feed) -> None:
+    def __init__(self, settings: Dashboard, feed: Feed, *, now: Callable[[], datetime] = utc) -> None:
         """Raises DashboardError for files and addresses that cannot be used."""
         there = settings.address
         assert there is not None
-        self._settings, self._feed = settings, feed
+        self._settings, self._feed, self._now = settings, feed, now
         self._door = Doorkeeper(settings.auth)
         self._tls = _context(settings.tls)
         self._socket = _listen(there)
@@ -63,12 +70,12 @@ class Server:
     def _run(self) -> None:
         try:
             asyncio.run(self._serve())
-        except Exception:  # noqa: BLE001 - whatever is wrong with the pages, rollouts go on
+        except Exception:
             log.exception("dashboard ended")
 
     async def _serve(self) -> None:
         self._loop, self._hub = asyncio.get_running_loop(), Hub()
-        pages = Pages(self._settings, self._feed, self._door, self._hub)
+        pages = Pages(self._settings, self._feed, self._door, self._hub, now=self._now)
         config = uvicorn.Config(
             cast(Any, pages.app),
             http=_Protocol,
@@ -147,7 +154,9 @@ def _context(tls: Tls) -> ssl.SSLContext | None:
     try:
         context.load_cert_chain(tls.cert_file, tls.key_file)
     except (OSError, ssl.SSLError) as e:
-        raise DashboardError(f"dashboard.tls: {tls.cert_file}, {tls.key_file}: {getattr(e, 'strerror', None) or e}") from e
+        raise DashboardError(
+            f"dashboard.tls: {tls.cert_file}, {tls.key_file}: {getattr(e, 'strerror', None) or e}"
+        ) from e
     return context
 
 

@@ -106,5 +106,5 @@ def _refresh(watched: list[Watched]) -> None:
     for one in {id(w.topic): w for w in watched}.values():
         try:
             one.refresh()
-        except Exception:  # noqa: BLE001 - the others go on
+        except Exception:
             log.exception("page not made")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -236,8 +235,56 @@ def share(value: object) -> int | None:
     return 100 if number >= 1 else min(int(max(number, 0.0) * 100), 99)
 
 
-def percent(value: object) -> str:
-    return wording.percent(_number(value))
+def count(value: object) -> str:
+    return wording.count(_number(value))
+
+
+def value(finding: Body, arm: str) -> str:
+    """A rate, or the mean of a gauge in its own unit."""
+    means = finding.get("means")
+    if isinstance(means, list | tuple) and len(means) == 2:
+        number = _number(means[1 if arm == "canary" else 0])
+        return NONE if number is None else wording.amount(number)
+    return wording.percent(_number(finding.get(arm)))
+
+
+def difference(finding: Body) -> str:
+    return render.difference(finding) or NONE
+
+
+def tolerated(finding: Body) -> str:
+    return wording.points(_number(finding.get("tolerated")))
+
+
+def milliseconds(value: object) -> str:
+    number = _number(value)
+    return NONE if number is None else f"{number:,.0f} ms".replace(",", " ")
+
+
+def link(url: object) -> str:
+    """An address that may be followed; "" for anything that is not plainly one."""
+    text = str(url or "")
+    plain = len(text) <= 2000 and text.isprintable() and not any(c.isspace() for c in text)
+    return text if plain and text.startswith(("https://", "http://")) else ""
+
+
+# key in the traces of a record, title, what is told of each arm
+TRACE_TABLES = (
+    ("onlyCanaryFails", "Operations that fail in the canary only", "failed of all"),
+    ("newCalls", "Calls that the canary makes, or makes more often", "calls per request"),
+    ("criticalPath", "Where the canary's extra time goes", "own time per request"),
+)
+
+
+def trace_value(kind: str, line: Body, arm: str) -> str:
+    """One arm's number in one of TRACE_TABLES."""
+    n = count(line.get(f"{arm}N"))
+    if kind == "onlyCanaryFails":
+        return f"{count(line.get(f'{arm}Errors'))} of {n} failed"
+    if kind == "newCalls":
+        number = _number(line.get(f"{arm}PerRequest"))
+        return f"{NONE if number is None else f'{number:.2g}'} per request (n {n})"
+    return f"{milliseconds(line.get(f'{arm}Ms'))} (n {n})"
 
 
 def _group(body: Body, phase: str, verdict: str) -> str:
@@ -282,10 +329,6 @@ def _number(value: object) -> float | None:
     return float(value)
 
 
-def when(value: object) -> datetime | None:
-    """An ISO time with a zone, or None."""
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return at if at is not None and at.tzinfo is not None else None
+def phases_of(action: Action) -> tuple[str, ...]:
+    """The phases in which it can be said."""
+    return tuple(phase.value for phase, known in _ACTIONS.items() if action in known)
