@@ -17,12 +17,12 @@ from urllib.parse import parse_qs
 import structlog
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
+from starlette.middleware.exceptions import ExceptionMiddleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from canaryd import __version__, charts, render
 from canaryd.config.dashboard import Dashboard
@@ -30,7 +30,7 @@ from canaryd.dashboard import view
 from canaryd.dashboard.auth import Doorkeeper, Limit, Person
 from canaryd.dashboard.feed import Feed
 from canaryd.dashboard.fleet import Fleet
-from canaryd.dashboard.guard import App, Guard
+from canaryd.dashboard.guard import App, Guard, Receive, Scope, Send
 from canaryd.dashboard.rollouts import Page, Rollouts
 from canaryd.dashboard.stream import Hub, Watched
 from canaryd.errors import CanarydError
@@ -55,6 +55,16 @@ class Said:
     answer: str  # accepted, refused, recorded
     sentence: str
     id: str = ""
+
+
+class _Named:
+    """Says in the scope that it is the application, so that a path nobody knows comes back as an exception."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app({**scope, "app": self}, receive, send)
 
 
 class Pages:
@@ -84,7 +94,7 @@ class Pages:
     def app(self) -> App:
         return self._guard
 
-    def _routes(self) -> Starlette:
+    def _routes(self) -> App:
         canary = ("/canaries/{name}", "/canaries/{namespace}/{name}")
         routes = [
             Route("/", self._overview),
@@ -97,7 +107,9 @@ class Pages:
             *(Route(f"{path}/say", self._say, methods=["POST"]) for path in canary),
             *(Route(path, self._canary) for path in canary),
         ]
-        return Starlette(routes=routes, exception_handlers={HTTPException: self._failed, CanarydError: self._unread})
+        handlers = {HTTPException: self._failed, CanarydError: self._unread}
+        # Not a whole Starlette: its outermost layer would answer what the guard has to answer.
+        return _Named(ExceptionMiddleware(Router(routes), handlers=handlers))
 
     # ── what is looked at ────────────────────────────────────────────────────────────────────────────────────
 

@@ -158,7 +158,8 @@ def _rolling(name: str, i: int, at: datetime) -> dict[str, Any]:
         "since": (at - timedelta(minutes=i % 50 + 3)).isoformat(), "nextLook": (at + timedelta(seconds=21)).isoformat(),
         "evidence": {"towardStep": (i % 97) / 100, "towardRollback": 0.04}, "decisive": "errors",
         "findings": [{"metric": "errors", "difference": -0.0002, "low": -0.0009, "high": 0.0005, "needed": 1150}],
-        "sentence": f"{name} stays at {weight} %: 1 150 canary requests more needed (about 6 min) to rule out 0.4 % more errors",
+        "sentence": f"{name} stays at {weight} %: 1 150 canary requests more needed (about 6 min) to rule out 0.4 %"
+        " more errors",
     }  # fmt: skip
 
 
@@ -168,7 +169,8 @@ def _rolled_back(name: str, i: int, at: datetime) -> dict[str, Any]:
         "stepWeights": [5, 10, 25, 50, 100], "weight": {"desired": 0, "configured": 0, "observed": 0.0},
         "since": (at - timedelta(minutes=i % 90 + 9)).isoformat(), "decisive": "errors",
         "findings": [{"metric": "errors", "difference": 0.018, "low": 0.011, "high": 0.026}],
-        "sentence": f"{name} 25 % → 0 %: errors 1.9 % canary vs 0.10 % stable; difference +1.8 pt (+1.1..+2.6), tolerated +0.03 pt",
+        "sentence": f"{name} 25 % → 0 %: errors 1.9 % canary vs 0.10 % stable; difference +1.8 pt (+1.1..+2.6),"
+        " tolerated +0.03 pt",
     }  # fmt: skip
 
 
