@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -35,6 +36,10 @@ from canaryd.reconcile import Outcome, Reconciler
 from canaryd.resting import Resting
 from canaryd.troubles import Troubles
 from canaryd.watched import Place, Watched, place, places
+
+if TYPE_CHECKING:
+    from canaryd.dashboard.feed import Feed
+    from canaryd.dashboard.server import Server as Dashboard
 
 log = structlog.get_logger("canaryd.daemon")
 
@@ -94,9 +99,10 @@ class ClusterDaemon(Base):
 
     def run(self) -> int:
         log.info("canaryd", version=__version__, server=self.client.server, holder=self.holder)
-        server = self._serve()
-        self.watched.start()
+        servers: list[web.Server | Dashboard | None] = []
         try:
+            servers += [self._serve_dashboard(self._feed), self._serve()]
+            self.watched.start()
             if self._wait_for_sight():
                 self.lease.start()
                 while self._wait_for_lead():
@@ -104,10 +110,16 @@ class ClusterDaemon(Base):
         finally:
             self.lease.stop()
             self.watched.stop()
-            if server is not None:
-                server.close()
+            for server in servers:
+                if server is not None:
+                    server.close()
         log.info("stopped", weights="left as they are")
         return 0
+
+    def _feed(self) -> Feed:
+        from canaryd.showing import ClusterFeed
+
+        return ClusterFeed(self, self.watched, self.store, self.lease.holder)
 
     def _wait_for_sight(self) -> bool:
         """True when everything has been listed once, or, after a while, all that can be: one namespace whose rights
