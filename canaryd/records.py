@@ -212,7 +212,9 @@ def _account(
     arrays = earlier.arrays if earlier is not None and earlier.arrays else None
     step = before.step if before is not None else state.step
     rows = [decisive.row, *(f.row for f in judged.findings)]
-    return account(Rules.of(canary.spec), held.arrays, held.edges, rows, step, arrays) or None
+    traces = canary.spec.traces()
+    spans = next((f.log_e for f in judged.findings if traces is not None and f.metric == traces.name), 0.0)
+    return account(Rules.of(canary.spec), held.arrays, held.edges, rows, step, arrays, spans) or None
 
 
 def fingerprint(canary: Canary) -> str:

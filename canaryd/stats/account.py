@@ -28,8 +28,11 @@ def account(
     rows: Sequence[int],
     gate: int,
     before: Mapping[str, Floats] | None,
+    spans: float = 0.0,
 ) -> dict[str, Any]:
     """JSON values about the first of `rows`, indices into the arrays' rows; `gate`: the present step.
+
+    `spans`: ln of the e-value of all operations together, 0 without traces.
 
     {} where nothing was scored. `before`: the arrays of the look before; "stretches" says for each of the rows what the
     stretch in between counted and what was expected, where there was a single one.
@@ -56,6 +59,7 @@ def account(
         "others": _rounded(float(assess.log_sum(others, -1)) if len(others) else -np.inf),
         "hard": _rounded(hard),
         "alone": _rounded(alone),
+        "spans": _rounded(spans),
         "fine": _rounded(batch.a["fine"][0, row, min(max(gate, 0), len(rules.gates) - 1)]),
         "alpha": rules.alpha,
         "beta": rules.beta,
