@@ -9,7 +9,7 @@ REPORTS := .cache/reports
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 MAKEFLAGS += --no-print-directory
-.PHONY: help demo demo-cluster test test-fast test-real test-parts test-cluster test-cluster-all cover check format mutate bench simulate parts lock venv-demo venv-test clean
+.PHONY: help demo demo-cluster test test-fast test-parts test-cluster test-cluster-all cover check format mutate bench simulate parts lock venv-demo venv-test clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,7 +20,10 @@ demo: venv-demo ## three releases on real traffic, side by side, in two minutes;
 demo-cluster: venv-demo ## the same in a real cluster and mesh, watched with kubectl, in five minutes; KEEP=1 as well
 	@PYTHONPATH=tests/cluster:. $(BIN)/python -m demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: check cover test-real ## everything: check, the pure core with its coverage gate, all real parts, the cluster
+test: check ## everything, side by side: the pure core with its coverage gate, all real parts, the cluster
+	@scripts/cluster-tools || [ "$$CI" != true ]
+	@$(BIN)/python scripts/run_tests.py core parts cluster
+	@$(BIN)/python scripts/core_coverage.py
 	@$(BIN)/python scripts/test_summary.py $(REPORTS)/core.xml $(REPORTS)/parts.xml $(REPORTS)/cluster.xml
 
 test-fast: venv-test ## the pure core alone, in seconds
@@ -29,10 +32,6 @@ test-fast: venv-test ## the pure core alone, in seconds
 cover: venv-test ## the pure core with line and branch coverage; fails below 95 % of either
 	@$(PYTEST) -q tests/core --cov=canaryd --cov-branch --cov-report= --junit-xml=$(REPORTS)/core.xml
 	@$(BIN)/python scripts/core_coverage.py
-
-test-real: venv-test ## test-parts and test-cluster, a few files at a time, side by side
-	@scripts/cluster-tools || [ "$$CI" != true ]
-	@$(BIN)/python scripts/run_tests.py parts cluster
 
 test-parts: venv-test ## all tests but the core's and the cluster's: Envoy, Prometheus, files, processes, the image's steps
 	@$(BIN)/python scripts/run_tests.py parts

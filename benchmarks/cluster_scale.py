@@ -225,16 +225,20 @@ class Snapshot:
     """Everything that is counted, at one moment."""
 
     def __init__(self, log: Path, pid: int, prometheus_url: str) -> None:
-        self.at, self.cpu = datetime.now(UTC), cpu_seconds(pid)
+        self.at, self.cpu, self.memory = datetime.now(UTC), cpu_seconds(pid), memory_mb(pid)[0]
         self.ticks = ticks(log)
         handled = numbers(f"{prometheus_url}/metrics", r'prometheus_http_requests_total\{[^}]*"/api/v1/query[^}]*\}')
         self.queries = sum(handled.values())
 
 
-def ticks(log: Path) -> list[float]:
-    """Seconds of all looks at the counters so far, by the daemon's own log."""
+def ticks(log: Path) -> list[JSON]:
+    """All looks at the counters so far, by the daemon's own log."""
     lines = (json.loads(line) for line in log.read_text().splitlines() if '"tick"' in line)
-    return [line["seconds"] for line in lines if line.get("event") == "tick" and line["counted"]]
+    return [line for line in lines if line.get("event") == "tick" and line["counted"]]
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"p50 {percentile(values, 50):.2f} s, p95 {percentile(values, 95):.2f} s, max {max(values):.2f} s"
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
@@ -246,7 +250,7 @@ def report(bench: Bench, daemon: Any, before: Snapshot, after: Snapshot, idle: i
     intervals = seconds / INTERVAL_S
     now, most = memory_mb(daemon.pid)
     took = after.ticks[len(before.ticks) :]
-    middle, most_of, slow = percentile(took, 50), percentile(took, 95), max(took)
+    slow = max(tick["seconds"] for tick in took)
     requests = [r for r in bench.audit.requests(ACCOUNT, before.at, after.at) if r.resource != "leases"]
     asked = Counter(f"{r.verb} {r.resource or r.uri}" for r in requests)
     moving = set(under_way)
@@ -256,9 +260,10 @@ def report(bench: Bench, daemon: Any, before: Snapshot, after: Snapshot, idle: i
     queries = (after.queries - before.queries) / intervals
     allowed = 2 * math.ceil(len(under_way) / 50)
     print(f"{idle} idle, {len(under_way)} under way, {seconds:.0f} s, interval {INTERVAL_S} s")
-    print(f"  ticks            {len(took)}, p50 {middle:.2f} s, p95 {most_of:.2f} s, max {slow:.2f} s ({TICK_S:g})")
+    print(f"  ticks            {len(took)}, {spread([tick['seconds'] for tick in took])} ({TICK_S:g})")
+    print(f"  CPU meanwhile    {spread([tick['cpu'] for tick in took])}, of all threads")
     print(f"  load average     {os.getloadavg()[0]:.1f}, {os.getloadavg()[2]:.1f} over 15 minutes")
-    print(f"  memory           {now:.0f} MB now, {most:.0f} MB at most ({RSS_MB:g})")
+    print(f"  memory           {before.memory:.0f} MB, {now:.0f} MB in the end, {most:.0f} MB at most ({RSS_MB:g})")
     print(f"  CPU              {100 * (after.cpu - before.cpu) / seconds:.1f} % of a core")
     print(f"  API requests     {dict(asked)}")
     print(f"  of idle ones     {len(of_idle)} (0)")

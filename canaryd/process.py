@@ -156,12 +156,13 @@ class Base(ABC):
         self._tick([c for c in self.canaries if c.spec.interval == interval])
 
     def _tick(self, canaries: Sequence[Canary], *, measure: bool = True) -> Sequence[Outcome]:
-        began, at = time.monotonic(), now()
+        began, cpu, at = time.monotonic(), time.process_time(), now()
         outcomes = self.reconciler.tick(canaries, at, measure=measure)
         self.last_tick = time.monotonic()
         seconds = self.last_tick - began
         self.telemetry.ticked(outcomes, seconds, at)
-        log.debug("tick", canaries=len(canaries), counted=measure, seconds=round(seconds, 3))
+        cpu = time.process_time() - cpu
+        log.debug("tick", canaries=len(canaries), counted=measure, seconds=round(seconds, 3), cpu=round(cpu, 3))
         if measure:
             self._beat()
         return outcomes

@@ -1,9 +1,10 @@
 """Runs test files side by side, each in a pytest process of its own, and adds up their reports.
 
-    python scripts/run_tests.py [parts | cluster | FILE.py] ... [--all] [--at-once N] [pytest's options]
+    python scripts/run_tests.py [core | parts | cluster | FILE.py] ... [--all] [--at-once N] [pytest's options]
 
-`parts` are all files outside of tests/core and tests/cluster, `cluster` those of tests/cluster, without LONG unless
---all is given; a new file is found by itself. Most of what they do is waiting, so a few at once share the machine. None
+`core` is tests/core as one run, which writes .coverage and gives way to the others; `parts` are all files outside of
+tests/core and tests/cluster, `cluster` those of tests/cluster, without LONG unless --all is given; a new file is found
+by itself. Most of what they do is waiting, so a few at once share the machine. None
 disturbs another: each has its own ports, directory for what it writes, and, in tests/cluster, bench. What a file says
 is printed whole when it has ended; nothing is tried twice. Files that failed are named once more at the end, their
 directories are kept. Exit status 1 when any failed. The reports of a group are added up in .cache/reports.
@@ -27,7 +28,8 @@ from xml.etree import ElementTree
 
 ROOT = Path(__file__).resolve().parent.parent
 REPORTS = ROOT / ".cache" / "reports"
-GROUPS = ("parts", "cluster")
+GROUPS = ("core", "parts", "cluster")
+COVERAGE = ("-ppytest_cov", "--cov=canaryd", "--cov-branch", "--cov-report=")
 
 # Outages, wars over weights, leases that run out: half an hour that is mostly waiting.
 LONG = {
@@ -66,10 +68,12 @@ PATIENCE_S = 30.0  # for a run that was asked to stop
 
 @dataclass(frozen=True)
 class Job:
-    """One test file."""
+    """One test file, or tests/core."""
 
     file: Path
     group: str
+    options: tuple[str, ...] = ()
+    nice: int = 0
 
     @property
     def name(self) -> str:
@@ -87,12 +91,22 @@ class Running:
 class Runner:
     """A few pytest processes at a time. To be used as a context manager: leaving it ends those that still run."""
 
-    def __init__(self, at_once: int, options: Sequence[str] = (), reports: Path = REPORTS, cwd: Path = ROOT) -> None:
+    def __init__(
+        self,
+        at_once: int,
+        options: Sequence[str] = (),
+        *,
+        reports: Path = REPORTS,
+        cwd: Path = ROOT,
+        temporary: Path | None = None,
+    ) -> None:
+        """`temporary`: where the directory for all that they write is made."""
         self.at_once, self.options, self.reports, self.cwd = at_once, list(options), reports, cwd
-        self.scratch = Path(tempfile.mkdtemp(prefix="canaryd-tests-"))
+        self.scratch = Path(tempfile.mkdtemp(prefix="canaryd-tests-", dir=temporary))
         self.running: list[Running] = []
         self.failed: list[Job] = []
         self.seconds: dict[str, float] = {}  # by the name of the job
+        self.cpu = 0.0  # seconds of all that have ended, with everything that they had started
 
     def __enter__(self) -> Runner:
         self.reports.mkdir(parents=True, exist_ok=True)
@@ -109,7 +123,7 @@ class Runner:
                 one.process.kill()
                 one.process.wait()
             one.said.close()
-        if not self.failed and not self.running:
+        if not self.failed:
             shutil.rmtree(self.scratch, ignore_errors=True)
 
     def run(self, jobs: Iterable[Job]) -> list[Job]:
@@ -120,12 +134,12 @@ class Runner:
         while waiting or self.running:
             while waiting and len(self.running) < self.at_once:
                 self.start(waiting.pop(0))
-            ended = [one for one in self.running if one.process.poll() is not None]
-            for one in ended:
-                self.running.remove(one)
-                self.end(one)
-            if not ended:
+            ended = next((one for one in self.running if one.process.poll() is not None), None)
+            if ended is None:
                 time.sleep(0.1)
+                continue
+            self.running.remove(ended)
+            self.end(ended)
         return self.failed
 
     def report(self, job: Job) -> Path:
@@ -135,10 +149,12 @@ class Runner:
         self.report(job).unlink(missing_ok=True)
         said = (self.scratch / f"{job.name}.log").open("w+b")
         own = [f"--junit-xml={self.report(job)}", f"--basetemp={self.scratch / job.name}", "-pno:cacheprovider"]
-        argv = [sys.executable, "-m", "pytest", "-q", str(job.file), *own, *self.options]
+        argv = [sys.executable, "-m", "pytest", "-q", str(job.file), *own, *job.options, *self.options]
         process = subprocess.Popen(
             argv, cwd=self.cwd, env=ENVIRONMENT, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT
         )
+        if job.nice:
+            os.setpriority(os.PRIO_PROCESS, process.pid, job.nice)
         self.running.append(Running(job, process, said, time.monotonic()))
 
     def end(self, one: Running) -> None:
@@ -146,11 +162,14 @@ class Runner:
         status, seconds = one.process.returncode, time.monotonic() - one.began
         good = status in (0, NO_TESTS)
         self.seconds[one.job.name] = seconds
+        before, self.cpu = self.cpu, sum(os.times()[2:4])
         one.said.seek(0)
         with one.said as said:
             text = said.read().decode(errors="replace").rstrip()
         verdict = "passed" if good else f"FAILED (exit status {status}; {self.scratch / one.job.name})"
-        print(f"{text}\n── {shown(one.job.file)}: {verdict}, {seconds:.0f} s", flush=True)
+        print(
+            f"{text}\n── {shown(one.job.file)}: {verdict}, {seconds:.0f} s, {self.cpu - before:.0f} of CPU", flush=True
+        )
         if good:
             shutil.rmtree(self.scratch / one.job.name, ignore_errors=True)
         else:
@@ -165,7 +184,9 @@ def shown(file: Path) -> str:
 
 
 def found(group: str, *, everything: bool, tests: Path = ROOT / "tests") -> list[Job]:
-    """All files of a group, those that take longest first."""
+    """All runs of a group."""
+    if group == "core":  # never waits for anything, and would otherwise disturb those that measure time
+        return [Job(tests / "core", group, COVERAGE, nice=10)]
     if group == "cluster":
         files = [f for f in (tests / "cluster").glob("test_*.py") if everything or f.name not in LONG]
     else:
@@ -175,11 +196,12 @@ def found(group: str, *, everything: bool, tests: Path = ROOT / "tests") -> list
 
 
 def ordered(jobs: Iterable[Job]) -> list[Job]:
-    """Those of FIRST in its order, then the others by name."""
+    """The core, those of FIRST in its order, then the others by name."""
     place = {name: i for i, name in enumerate(FIRST)}
 
-    def key(job: Job) -> tuple[int, str]:
-        return place.get(f"{job.file.parent.name}/{job.file.name}", len(place)), str(job.file)
+    def key(job: Job) -> tuple[bool, int, str]:
+        name = f"{job.file.parent.name}/{job.file.name}"
+        return job.group != "core", place.get(name, len(place)), str(job.file)
 
     return sorted(jobs, key=key)
 
@@ -224,8 +246,9 @@ def main(arguments: list[str]) -> int:
         failed = runner.run(ordered(jobs))
         add_up(jobs, runner)
     slowest = sorted(runner.seconds.items(), key=lambda item: -item[1])[:5]
+    took, cpu = time.monotonic() - began, runner.cpu
     longest = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in slowest)
-    print(f"{len(jobs)} files, {at_once} at once, {time.monotonic() - began:.0f} s; the longest: {longest}")
+    print(f"{len(jobs)} files, {at_once} at once: {took:.0f} s ({cpu:.0f} s of CPU); the longest: {longest}")
     if failed:
         print(f"FAILED: {', '.join(shown(job.file) for job in failed)}")
     return 1 if failed else 0

@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 from demo_process import alive_in, started
 
+from canaryd.demo.processes import wait_until
+
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 LONGEST = 200.0  # seconds: its own deadline, and what it takes to start and stop
 
@@ -58,10 +60,11 @@ def test_three_releases_end_as_they_should_without_prometheus(tmp_path: Path) ->
         check_end(tmp_path / "here", process, "for Prometheus: apt-get install prometheus")
 
 
-@pytest.mark.parametrize("after", [2.0, 8.0])
+@pytest.mark.parametrize("after", [1.0, 7.0])
 def test_ctrl_c_leaves_no_process_and_no_file_elsewhere(tmp_path: Path, after: float) -> None:
     here = tmp_path / "here"
     with demo(here) as process:
+        wait_until(lambda: output(here), "it speaks", 60)
         time.sleep(after)  # the moment a person chooses
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 130, output(here)

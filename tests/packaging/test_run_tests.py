@@ -53,7 +53,8 @@ def run(runs: ModuleType, files: list[Path], at_once: int = 3, *options: str) ->
     """Names of those that failed, and the runner."""
     jobs = [runs.Job(file, "parts") for file in files]
     here = files[0].parent
-    with runs.Runner(at_once, ["-c", os.devnull, *options], here / "reports", here) as runner:
+    where = {"reports": here / "reports", "cwd": here, "temporary": here.parent}
+    with runs.Runner(at_once, ["-c", os.devnull, *options], **where) as runner:
         failed = runner.run(jobs)
         runs.add_up(jobs, runner)
     return [job.file.stem for job in failed], runner
@@ -115,8 +116,9 @@ def test_as_many_run_side_by_side_as_may_and_all_run_in_order(runs: ModuleType, 
 
 
 def test_every_test_file_belongs_to_exactly_one_run(runs: ModuleType) -> None:
-    parts, cluster = ({job.file for job in runs.found(group, everything=True)} for group in runs.GROUPS)
-    core = set((ROOT / "tests" / "core").rglob("test_*.py"))
+    parts, cluster = ({job.file for job in runs.found(group, everything=True)} for group in ("parts", "cluster"))
+    (pure,) = runs.found("core", everything=True)
+    core = set(pure.file.rglob("test_*.py"))
     assert parts | cluster | core == set((ROOT / "tests").rglob("test_*.py"))
     assert not parts & cluster
     assert not core & (parts | cluster)
@@ -133,7 +135,7 @@ def test_a_new_file_is_found_and_runs_after_those_that_take_long(runs: ModuleTyp
         (tmp_path / name).touch()
     jobs = [job for group in runs.GROUPS for job in runs.found(group, everything=False, tests=tmp_path)]
     names = [str(job.file.relative_to(tmp_path)) for job in runs.ordered(jobs)]
-    assert names == [runs.FIRST[0], "cluster/test_brand_new.py", "e2e/test_brand_new.py"]
+    assert names == ["core", runs.FIRST[0], "cluster/test_brand_new.py", "e2e/test_brand_new.py"]
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
