@@ -435,11 +435,11 @@ class ClusterDaemon(Base):
 
 
 def _is_document(old: JSON | None, new: JSON | None) -> bool:
-    """The change is of the document, not of its status."""
+    """The change is of the document or of what guards it, not of its status."""
     if old is None or new is None:
         return True
     a, b = old["metadata"], new["metadata"]
-    seen = ("generation", "uid", "labels", "deletionTimestamp")
+    seen = ("generation", "uid", "labels", "deletionTimestamp", "finalizers")
     return any(a.get(name) != b.get(name) for name in seen) or old.get("spec") != new.get("spec")
 
 
