@@ -248,8 +248,6 @@ class ClusterDaemon(Base):
         at = now()
         for outcome in outcomes:
             key = outcome.canary
-            if key in self._refused:  # Ready says what is wrong with the document
-                continue
             with self._troubled:
                 text = self._troubles.due(outcome, at)
                 if text is None:
@@ -258,7 +256,8 @@ class ClusterDaemon(Base):
             if text:
                 body = {"severity": "warning"}
                 self._notify(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
-            self._hold(key, text)
+            if key not in self._refused:  # else Ready says what is wrong with the document
+                self._hold(key, text)
 
     def _hold(self, key: str, why: str) -> None:
         self._guarded(key, self.store.hold, why)

@@ -91,6 +91,7 @@ class Reconciler:
         """
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
         self._unsaved: dict[str, _Unsaved] = {}
+        self._refused: set[str] = set()  # keys whose last save was refused: each look tries again, and says why
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
         self._unshaped: dict[str, str] = {}  # the same of its workloads
         self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
@@ -335,11 +336,14 @@ class Reconciler:
             self.save_every > held.looks
             and self.save_every > 1
             and before is not None
+            and case.canary.key not in self._refused
             and _may_wait(before, state, new)
         ):
             self._unsaved[case.canary.key] = held
             return replace(stored, state=state)
+        self._refused.add(case.canary.key)
         version = self.ports.store.save(case.canary.key, state, stored.version, held.records)
+        self._refused.discard(case.canary.key)
         for record in held.records:
             if not record.tell:  # the notifiers say the others, the log among them
                 self._say(record, state)
