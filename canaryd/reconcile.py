@@ -18,7 +18,15 @@ from functools import partial
 import structlog
 
 from canaryd import plan, records
-from canaryd.errors import CanarydError, ConflictError, FenceError, NotifyError, RouteError, WorkloadError
+from canaryd.errors import (
+    CanarydError,
+    ConflictError,
+    FenceError,
+    NotifyError,
+    RouteError,
+    RouteRefusedError,
+    WorkloadError,
+)
 from canaryd.measure import Case, Measurer
 from canaryd.model import (
     Decision,
@@ -161,7 +169,7 @@ class Reconciler:
         Raises CanarydError when it cannot go on now; to be called again.
         """
         stored = self._load(canary)
-        state, ports, route = stored.state or plan.initial(canary), self.ports, canary.spec.route
+        state, ports = stored.state or plan.initial(canary), self.ports
         left = self._restored.get(canary.key)
         if left is None and (waits := self._emptied_canary(canary, state, stored.version, now)):
             return waits
@@ -169,7 +177,7 @@ class Reconciler:
             waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
             if waits:
                 return waits
-            given_back = ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
+            given_back = self._given_back(canary, state, stored.version)
             if not given_back and self._still_split(canary, state):
                 log.warning("left as it is", canary=canary.key, reason="the route names both workloads, by its owner")
                 return ""
@@ -182,6 +190,16 @@ class Reconciler:
             self._emptied.pop(canary.key, None)
             self._unsaved.pop(canary.key, None)
         return waits
+
+    def _given_back(self, canary: Canary, state: RolloutState, version: int) -> bool:
+        """Whether the plain route is there again; one that the document itself rules out was never taken."""
+        router, route = self.ports.router, canary.spec.route
+        try:
+            return router.restore(canary.key, route, state.stable, state.canary, version=version)
+        except RouteRefusedError:
+            if state.routed is not None or state.stable_revision:  # by an earlier form of the document
+                raise
+            return True
 
     def _still_split(self, canary: Canary, state: RolloutState) -> bool:
         """The route was not adopted, and sends requests to workloads that must therefore stay."""
