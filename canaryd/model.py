@@ -121,6 +121,7 @@ class Stretch:
     stable: ArmCounts
     canary: ArmCounts
     edges: Floats = field(default_factory=lambda: np.zeros(0))  # (edges,), ms ascending, common to both arms
+    whole: bool = True  # False: some pod's counters have no usable start in it, so that requests are missing
 
     @property
     def seconds(self) -> float:
