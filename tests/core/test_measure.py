@@ -617,7 +617,7 @@ def test_a_prometheus_of_the_canarys_own_is_named_in_the_question() -> None:
 
 
 def test_an_outage_over_which_the_canary_was_first_seen_says_nothing_of_its_share() -> None:
-    """Stable's counters span it, the canary's begin after it: together they would look like a canary without traffic."""
+    """Stable's counters span it, the canary's begin after it: together they look like a canary without traffic."""
     traffic, source, by = Traffic(), Readings(), document(ERRORS)
     traffic.turn(7, canary=False)
     traffic.turn(42)
