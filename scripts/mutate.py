@@ -367,7 +367,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     counts(
         "lost requests count where served ones are not known",
-        'if all(key in grown for key in after.counters if key.name == "requests"):',
+        "if _is_whole(grown, after):",
         "if after.counters:",
     ),
     counts("lost requests are put to pods that are not there yet", "return 0.0 if warming else lost", "return lost"),
