@@ -383,6 +383,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "        if answer.failed and not case.canary:\n            case.unseen",
     ),
     measure(
+        "an outage over which a pod was first seen is evidence of its share",
+        "if not stretch.whole and stretch.end",
+        "if False and stretch.end",
+    ),
+    measure(
         "subsets of one Service are told apart by its name",
         'return ("", "") if found[0] == found[1] else found',
         "return found",
