@@ -268,8 +268,6 @@ class ClusterDaemon(Base):
         at = now()
         for outcome in outcomes:
             key = outcome.canary
-            if key in self._refused:  # Ready says what is wrong with the document
-                continue
             with self._troubled:
                 text = self._troubles.due(outcome, at)
                 if text is None:
@@ -279,7 +277,8 @@ class ClusterDaemon(Base):
                 body = {"severity": "warning"}
                 # beside the records, which are kept: it may be that nothing can be kept
                 self.delivery.say(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
-            self._hold(key, text)
+            if key not in self._refused:  # else Ready says what is wrong with the document
+                self._hold(key, text)
 
     def _hold(self, key: str, why: str) -> None:
         self._guarded(key, self.store.hold, why)
@@ -457,11 +456,11 @@ class ClusterDaemon(Base):
 
 
 def _is_document(old: JSON | None, new: JSON | None) -> bool:
-    """The change is of the document, not of its status."""
+    """The change is of the document or of what guards it, not of its status."""
     if old is None or new is None:
         return True
     a, b = old["metadata"], new["metadata"]
-    seen = ("generation", "uid", "labels", "deletionTimestamp")
+    seen = ("generation", "uid", "labels", "deletionTimestamp", "finalizers")
     return any(a.get(name) != b.get(name) for name in seen) or old.get("spec") != new.get("spec")
 
 

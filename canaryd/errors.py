@@ -63,6 +63,10 @@ class RouteError(CanarydError):
     """A route could not be read or written. Nothing was changed."""
 
 
+class RouteRefusedError(RouteError):
+    """The document names a route that canaryd never touches, whatever is there. Nothing was changed, nor ever is."""
+
+
 class FenceError(RouteError):
     """A newer state version has already routed; this writer is stale and has changed nothing."""
 

@@ -460,6 +460,8 @@ class _Intake:
             return False
         if not state.phase.is_scored or state.routed is None or route is None or route.weight != state.weight:
             return False
+        if not stretch.whole and stretch.end - stretch.start > 2 * self.case.canary.spec.interval:
+            return False  # an outage over which a new pod was first seen: what it served meanwhile is not known
         return stretch.start >= state.routed + self.source.settle
 
     def item(self, k: int) -> Item:

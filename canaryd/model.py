@@ -140,6 +140,7 @@ class Stretch:
     canary: ArmCounts
     edges: Floats = field(default_factory=lambda: np.zeros(0))  # (edges,), ms ascending, common to both arms
     spans: SpanCounts | None = None  # None: no collector counts spans of this service
+    whole: bool = True  # False: some pod's counters have no usable start in it, so that requests are missing
 
     @property
     def seconds(self) -> float:

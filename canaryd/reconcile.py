@@ -21,7 +21,7 @@ import structlog
 
 from canaryd import plan, records
 from canaryd.delivery import Delivery
-from canaryd.errors import CanarydError, ConflictError, FenceError, RouteError, WorkloadError
+from canaryd.errors import CanarydError, ConflictError, FenceError, RouteError, RouteRefusedError, WorkloadError
 from canaryd.measure import Case, Measurer
 from canaryd.model import (
     Decision,
@@ -98,6 +98,7 @@ class Reconciler:
         self.delivery = delivery or Delivery(ports.notifiers, ports.store)
         self._unsaved: dict[str, _Unsaved] = {}
         self._looks: dict[str, int] = {}  # key -> looks at its counters, from a number that the key gives
+        self._refused: set[str] = set()  # keys whose last save was refused: each look tries again, and says why
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
         self._unshaped: dict[str, str] = {}  # the same of its workloads
         self._emptied: dict[str, datetime] = {}  # deleted canaries -> when the last share was taken from them
@@ -153,7 +154,7 @@ class Reconciler:
         Raises CanarydError when it cannot go on now; to be called again.
         """
         stored = self._load(canary)
-        state, ports, route = stored.state or plan.initial(canary), self.ports, canary.spec.route
+        state, ports = stored.state or plan.initial(canary), self.ports
         left = self._restored.get(canary.key)
         if left is None and (waits := self._emptied_canary(canary, state, stored.version, now)):
             return waits
@@ -161,7 +162,7 @@ class Reconciler:
             waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
             if waits:
                 return waits
-            given_back = ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
+            given_back = self._given_back(canary, state, stored.version)
             if not given_back and self._still_split(canary, state):
                 log.warning("left as it is", canary=canary.key, reason="the route names both workloads, by its owner")
                 return ""
@@ -175,6 +176,16 @@ class Reconciler:
             self._unsaved.pop(canary.key, None)
             self._looks.pop(canary.key, None)
         return waits
+
+    def _given_back(self, canary: Canary, state: RolloutState, version: int) -> bool:
+        """Whether the plain route is there again; one that the document itself rules out was never taken."""
+        router, route = self.ports.router, canary.spec.route
+        try:
+            return router.restore(canary.key, route, state.stable, state.canary, version=version)
+        except RouteRefusedError:
+            if state.routed is not None or state.stable_revision:  # by an earlier form of the document
+                raise
+            return True
 
     def _still_split(self, canary: Canary, state: RolloutState) -> bool:
         """The route was not adopted, and sends requests to workloads that must therefore stay."""
@@ -325,10 +336,13 @@ class Reconciler:
         # From when evidence counts is saved with the very next look.
         soon = held.soon or (before is not None and before.routed is None and state.routed is not None)
         held = _Unsaved(stored.version, state, (*held.records, *new), soon)
+        due = due or case.canary.key in self._refused
         if not due and self.save_every > 1 and before is not None and _may_wait(before, state, new):
             self._unsaved[case.canary.key] = held
             return replace(stored, state=state)
+        self._refused.add(case.canary.key)
         version = self.ports.store.save(case.canary.key, state, stored.version, held.records)
+        self._refused.discard(case.canary.key)
         for record in held.records:
             if not record.tell:  # the notifiers say the others, the log among them
                 self._say(record, state)

@@ -378,7 +378,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     counts(
         "lost requests count where served ones are not known",
-        'if all(key in grown for key in after.counters if key.name == "requests"):',
+        "if _is_whole(grown, after):",
         "if after.counters:",
     ),
     counts("lost requests are put to pods that are not there yet", "return 0.0 if warming else lost", "return lost"),
@@ -392,6 +392,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "a question that was not answered is calm",
         "        if answer.failed:\n            case.unseen",
         "        if answer.failed and not case.canary:\n            case.unseen",
+    ),
+    measure(
+        "an outage over which a pod was first seen is evidence of its share",
+        "if not stretch.whole and stretch.end",
+        "if False and stretch.end",
     ),
     measure(
         "subsets of one Service are told apart by its name",

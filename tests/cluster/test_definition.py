@@ -112,7 +112,8 @@ def test_one_that_drops_a_field_of_the_spec_changes_no_rollout_and_the_field_is_
     has_weight(stage.bench, "spec", 20)
     admin.apply(crd.definition())
     sleep(2)
-    admin.apply(manifest("spec", **HOLDING))
+    for name in stage.services:
+        admin.apply(manifest(name, **HOLDING))
     eventually(lambda: spec.condition("Ready").get("status") == "True", "Ready=True", 60)
     assert spec.phase() == "Progressing"
     has_weight(stage.bench, "spec", 20)

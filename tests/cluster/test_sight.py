@@ -129,32 +129,36 @@ def _since(stage: Stage, name: str, before: dict[str, int]) -> dict[str, int]:
     return {reason: count - before[reason] for reason, count in _told(stage, name).items()}
 
 
-def _is_held(stage: Stage, name: str, weight: int) -> None:
+def _is_held(stage: Stage, name: str, weight: int) -> str:
+    """The sentence that says so."""
     status = stage[name].status()
     assert (status["phase"], status["verdict"]) == ("Progressing", "blind"), status
     assert weights(stage.bench, name)[f"{name}-canary"] == weight
     assert stage[name].condition("Ready")["status"] == "True"
     print(name, status["message"])
+    return str(status["message"])
 
 
 def test_whatever_is_answered_instead_of_counters_each_rollout_is_held_and_promoted_afterwards(
     stage: Stage, between: dict[str, Between]
 ) -> None:
     stage.release("v2", *FAULTS)
+    sleep(2)  # until everything has been told of the start
+    before = {name: _told(stage, name) for name in FAULTS}
     held = {name: weights(stage.bench, name)[f"{name}-canary"] for name in FAULTS}
     broken = [between[name].broken(name) for name in FAULTS]
     for one in broken:
         one.__enter__()
     sleep(LASTS)
     for name in FAULTS:
-        _is_held(stage, name, held[name])
+        assert between[name].url in _is_held(stage, name, held[name]), "its own server is named, and no other's"
     for one in broken:
         one.__exit__(None, None, None)
     for name in FAULTS:
         stage[name].until("Succeeded", patience=120)
     for name in FAULTS:
         assert between[name].asked > 1
-        assert _told(stage, name) == {"SightLost": 1, "SightRegained": 1}
+        assert _since(stage, name, before[name]) == {"SightLost": 1, "SightRegained": 1}
         assert stage.failures(name) == []
 
 
@@ -162,8 +166,10 @@ def test_whatever_is_answered_instead_of_counters_each_rollout_is_held_and_promo
 def test_without_prometheus_a_rollout_is_held_and_goes_on_afterwards(
     stage: Stage, prometheus: BenchPrometheus, how: str
 ) -> None:
-    sight, before = stage["sight"], _told(stage, "sight")
+    sight = stage["sight"]
     stage.release(f"v2-{how}", "sight")
+    sleep(2)
+    before = _told(stage, "sight")
     held = weights(stage.bench, "sight")["sight-canary"]
     if how == "killed":
         prometheus.child.kill()

@@ -235,7 +235,7 @@ def test_a_canary_that_points_into_another_namespace_is_refused_though_canaryd_m
     for number, spec in enumerate(reaching):
         name = f"reach-{number}"
         body = document(name)
-        body["spec"] |= spec
+        body["spec"] |= {"interval": "4s", **spec}
         try:
             admin.request(
                 "POST", f"/apis/canaryd.io/v1alpha1/namespaces/{NAMESPACE}/canaries", body, fieldValidation="Strict"
@@ -244,7 +244,7 @@ def test_a_canary_that_points_into_another_namespace_is_refused_though_canaryd_m
             by_server += 1
             print(e)
             continue
-        eventually(lambda n=name: _ready(control_plane, n).get("status") == "False", f"{name} is refused", 20)
+        eventually(lambda n=name: _ready(control_plane, n).get("status") == "False", f"{name} is refused", 45)
         message = _ready(control_plane, name)["message"]
         print(message)
         assert "namespace" in message or "host" in message
