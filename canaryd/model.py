@@ -228,7 +228,7 @@ class SpanEvidence:
     stable: tuple[str, ...] = ()
     canary: tuple[str, ...] = ()
     operations: tuple[str, ...] = ()  # behind the slots of the arrays; the last slot is that of all others
-    edges: Floats = field(default_factory=lambda: np.zeros(0))
+    edges: Floats = field(default_factory=lambda: np.zeros(0))  # of a collector; see canaryd.operations.edges_of
     arrays: Mapping[str, Floats] = field(default_factory=dict)
     strangers: tuple[tuple[str, float, float], ...] = ()  # operations that only the canary has: spans, failed ones
     waiting: tuple[Waiting, ...] = ()  # oldest first, bounded

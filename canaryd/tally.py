@@ -20,7 +20,7 @@ SERVED = ("server", "consumer", "")
 MOST_OPERATIONS = 200  # of one interval that are told apart; the rarer ones of stable are OTHERS then
 LONGEST = 100  # characters of an operation
 OTHERS = "(others)"
-EDGES: Floats = np.round(10 ** (np.arange(39) / 8), 3)  # ms, 1 ms to 56 s, each a third above the one before
+EDGES: Floats = np.round(10 ** (np.arange(30) / 6), 3)  # ms, 1 ms to 68 s, each 1.5 times the one before
 _ARMS = tuple(Arm)
 
 
