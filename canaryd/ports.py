@@ -38,6 +38,18 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanQuery:
+    """Counters that a collector makes of a service's spans."""
+
+    metric: str  # of the Canary
+    service: str  # service.name of the spans
+    arms: ArmTags
+    calls: str  # names of the counters
+    durations: str
+    aliases: tuple[str, ...] = ()  # see canaryd.spans.normal_operation
+
+
+@dataclass(frozen=True, slots=True)
 class CountsQuery:
     """Which raw counters of one canary are wanted, and at which instants."""
 
@@ -52,6 +64,7 @@ class CountsQuery:
     templates: tuple[Template, ...] = ()
     stable_service: str = ""  # Services in front of the arms, as in the label destination_service_name; "" where an arm
     canary_service: str = ""  # has none of its own: then nobody can say to whom a request that got nowhere was sent
+    spans: SpanQuery | None = None
     server: str = ""  # URL of the Prometheus of the canary's own; "" is that of the daemon
 
 
@@ -92,6 +105,8 @@ class MetricSource(Protocol):
         `instance`, else "" for all pods in one), and all that a metric counts of a pod has one `exporter`, which no
         other metric has. A template that cannot be answered takes its whole metric out of the answer, and says why in
         `unseen`, and nothing else: the mistake of one operator blinds nobody else.
+        Counters of spans (`CountsQuery.spans`) are put beside those of requests, in `Reading.spans`, as far as a tag
+        tells their arm; what is wrong with them is said in `unseen` of their metric, and blinds nothing else.
         Where the arms have Services, what clients report of requests that never reached a pod is read, too: counters
         called "unreached" of no pod. They come only beside counters of pods, and a client that has lost nothing yet has
         one of 0 without a code, so that its first loss is seen to be new.

@@ -36,6 +36,7 @@ from canaryd.model import (
 )
 from canaryd.policy import Canary
 from canaryd.ports import Ports
+from canaryd.tracer import Tracer
 
 log = structlog.get_logger("canaryd.reconcile")
 
@@ -98,13 +99,16 @@ class Reconciler:
         self._unshaped: dict[str, str] = {}  # the same of its workloads
         self._emptied: dict[str, datetime] = {}  # deleted canaries -> when the last share was taken from them
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
-        self._measurer = Measurer(ports.metrics)
+        self.tracer = Tracer(ports.traces) if ports.traces is not None else None
+        self._measurer = Measurer(ports.metrics, tracer=self.tracer)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
         self._writers = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="settle") if writers > 1 else None
 
     def close(self) -> None:
         for pool in filter(None, (self._pool, self._writers)):
             pool.shutdown(wait=False, cancel_futures=True)
+        if self.tracer is not None:
+            self.tracer.close()
 
     def tick(self, canaries: Sequence[Canary], now: datetime, *, measure: bool = True) -> list[Outcome]:
         """One tick. Without `measure` no counters are read: somebody said something and wants an answer at once."""
@@ -430,6 +434,7 @@ def _observation(
         judgement=None if again else case.judgement,
         evidence=None if again else case.evidence,
         scored=timedelta(0) if again else case.scored,
+        spans=() if again else case.spans_taken,
         overrides=stored.overrides,
         hook=case.hook,
         trouble=tuple(case.trouble),

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
 from canaryd import wording
+from canaryd.codec import encode
 from canaryd.model import Decision, DecisionKind, Finding, Judgement, Observation, Phase, Record, RolloutState, Verdict
 from canaryd.policy import Canary, dump_canary
+from canaryd.stats.edges import NO_EDGES
 from canaryd.stats.evidence import clock
 
 MOST_LABELS = 16  # that a record keeps, by name
@@ -47,7 +49,7 @@ def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observa
 
     With traffic on the canary every look that read something is kept: `canaryd replay` has to repeat each of them.
     """
-    if decision.tell or seen.scored:
+    if decision.tell or seen.scored or seen.spans:
         return True
     if before is not None and before.phase.is_scored and seen.evidence is not None:
         return True
@@ -178,6 +180,10 @@ def _look(canary: Canary, before: RolloutState, seen: Observation) -> dict[str, 
         "started": {pod: iso(at) for pod, at in sorted(workloads.started.items())[:MOST_STARTS]} if workloads else {},
         "hook": [before.hook.id, str(before.hook.status)] if before.hook else None,
         "hookSeen": [hook.id, str(hook.status)] if hook else None,
+        **({"versions": list(workloads.versions)} if workloads and any(workloads.versions) else {}),
+        # A trace source forgets, and may know more later: what was counted then is kept, without the edges, which are
+        # always the same.
+        **({"spans": [encode(replace(counts, edges=NO_EDGES)) for counts in seen.spans]} if seen.spans else {}),
     }
 
 
