@@ -316,8 +316,9 @@ class Notifier(Protocol):
 
     name: str
 
-    def notify(self, record: Record) -> None:
-        """Deliver one record, or nothing when it is not for this notifier's people. The same record may come again.
+    def notify(self, record: Record) -> bool | None:
+        """Deliver one record; False, having sent nothing, when it is not for this notifier's people. The same record
+        may come again.
 
         Raises NotifyError when it was not delivered; it will come again, unless the error says that it is `final`.
         """
@@ -399,6 +400,21 @@ class TraceEvidence(Protocol):
         ...
 
 
+class Listener(Protocol):
+    """Hears people where they read, and puts what they say into the store's inbox. Runs where canaryd leads."""
+
+    name: str
+    trouble: str  # why nobody can be heard now; "" when all is well
+
+    def start(self) -> None:
+        """Begin, in threads of its own. Raises nothing."""
+        ...
+
+    def close(self) -> None:
+        """End within a few seconds; may be started again."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Everything outside, as one bundle."""
@@ -411,3 +427,4 @@ class Ports:
     notifiers: tuple[Notifier, ...] = ()
     traces: TraceSource | None = None
     evidence: TraceEvidence | None = None
+    listeners: tuple[Listener, ...] = ()

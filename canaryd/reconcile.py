@@ -18,7 +18,8 @@ from functools import partial
 import structlog
 
 from canaryd import plan, records
-from canaryd.errors import CanarydError, ConflictError, FenceError, NotifyError, RouteError, WorkloadError
+from canaryd.delivery import Delivery
+from canaryd.errors import CanarydError, ConflictError, FenceError, RouteError, WorkloadError
 from canaryd.measure import Case, Measurer
 from canaryd.model import (
     Decision,
@@ -85,17 +86,17 @@ class Reconciler:
         tell_again: timedelta = timedelta(minutes=30),
         save_every: int = 1,
         writers: int = 1,
+        delivery: Delivery | None = None,
     ) -> None:
         """`save_every`: how many looks that decided nothing share one save.
 
         `writers`: how many canaries are saved and routed at once, where each write waits for a server.
         """
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
+        self.delivery = delivery or Delivery(ports.notifiers, ports.store)
         self._unsaved: dict[str, _Unsaved] = {}
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
         self._unshaped: dict[str, str] = {}  # the same of its workloads
-        self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
-        self._heard: dict[str, int] = {}  # records owed to some notifiers only -> how many have it
         self._emptied: dict[str, datetime] = {}  # deleted canaries -> when the last share was taken from them
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
         self.tracer = Tracer(ports.traces) if ports.traces is not None else None
@@ -126,24 +127,8 @@ class Reconciler:
         return [*outcomes, *(self._writers.map(settle, cases) if self._writers else map(settle, cases))]
 
     def tell(self) -> int:
-        """Deliver what is owed; returns how many records were delivered. What fails stays owed, in order per canary."""
-        told, stuck = 0, set()
-        for record in self.ports.store.owed():
-            if record.canary in stuck:
-                continue
-            try:
-                for notifier in self.ports.notifiers[self._heard.get(record.id, 0) :]:
-                    notifier.notify(record)
-                    self._heard[record.id] = self._heard.get(record.id, 0) + 1
-            except NotifyError as e:
-                stuck.add(record.canary)
-                self.untold[record.canary] = str(e)
-                log.warning("not told", record=record.id, error=str(e))
-                continue
-            self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
-            self._heard.pop(record.id, None)
-            told += 1
-        return told
+        """Deliver what is owed, in this thread: how many deliveries were made. A daemon has threads for it instead."""
+        return self.delivery.tell()
 
     def flush(self) -> None:
         """Save what waits for it, before the process ends. What cannot be saved now is looked at again later."""

@@ -15,6 +15,7 @@ from canaryd.policy import Canary, dump_canary
 from canaryd.stats.edges import NO_EDGES
 from canaryd.stats.evidence import clock
 
+MOST_LABELS = 16  # that a record keeps, by name
 MOST_STARTS = 64  # start times of pods that a record keeps
 
 _SEVERITY = {
@@ -69,6 +70,7 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
     return {
         "canary": canary.name,
         "namespace": canary.metadata.namespace,
+        **_labels(canary),
         "rollout": state.rollout,
         "revision": state.revision,
         "stableRevision": state.stable_revision,
@@ -106,6 +108,12 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
         "trouble": list(seen.trouble),
         "severity": decision.severity,
     }
+
+
+def _labels(canary: Canary) -> dict[str, Any]:
+    """By which people choose what they are told of; only where there are any, and not more than a body can bear."""
+    labels = sorted(canary.metadata.labels.items())[:MOST_LABELS]
+    return {"labels": {key[:253]: value[:63] for key, value in labels}} if labels else {}
 
 
 def iso(time: datetime | None) -> str | None:

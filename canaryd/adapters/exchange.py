@@ -63,6 +63,7 @@ class Answer:
     status: int
     reason: str
     body: bytes
+    retry_after: float | None = None  # seconds, where the server has said them
 
 
 def checked_url(url: str) -> SplitResult:
@@ -75,6 +76,11 @@ def checked_url(url: str) -> SplitResult:
     if not usable or any(c <= " " or c == "\x7f" for c in url):
         raise ValueError(f"{public(parts)!r} is not usable; use a URL such as http://prometheus:9090")
     return parts
+
+
+def _seconds(value: str | None) -> float | None:
+    """Of a Retry-After, up to an hour; a date is not understood."""
+    return min(float(value), 3600.0) if value is not None and value.strip().isdecimal() else None
 
 
 def host_and_port(parts: SplitResult) -> str:
@@ -201,7 +207,8 @@ class Connection:
             wanted = {**headers, "Accept-Encoding": "identity"}  # what is not compressed cannot explode
             self._http.request(method, target, body or None, wanted)
             with self._http.getresponse() as response:
-                outcome.set_result(Answer(response.status, response.reason, self._body(response)))
+                pause = _seconds(response.headers.get("Retry-After"))
+                outcome.set_result(Answer(response.status, response.reason, self._body(response), pause))
         except (OSError, http.client.HTTPException, ValueError, SourceError) as e:
             self._http.close()
             outcome.set_exception(e)

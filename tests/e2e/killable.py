@@ -145,6 +145,8 @@ class WorldCounters:
 class Scribe:
     """ports.Notifier that appends each record to a file."""
 
+    name = "scribe"
+
     def __init__(self, directory: Path) -> None:
         self._path = directory / "told"
 
