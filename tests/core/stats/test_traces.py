@@ -247,6 +247,19 @@ def test_arms_that_are_sampled_alike_are_found_to_be() -> None:
     assert seen([arrays]).alike[0]
 
 
+def test_sampling_that_changes_during_the_rollout_is_refused_from_then_on() -> None:
+    arrays = learnt()
+    for _ in range(10):
+        (arrays,) = update([item(arrays, *one((0, 2, 0, 0), (27, 3)), requests=(2700, 300))])
+    assert seen([arrays]).alike[0]
+    for _ in range(120):
+        (arrays,) = update([item(arrays, *one((0, 2, 9, 2), (27, 30)), sampled=(27, 30), requests=(2700, 300))])
+    found = seen([arrays])
+    assert found.unlike[0]
+    assert not found.alike[0]
+    assert found.log_e[0] <= 0
+
+
 def test_a_worse_neighbour_of_stable_stands_in_for_it() -> None:
     """A collector per arm, read out of phase: an outage shows in the canary's spans first."""
     hit = one((0, 0, 20, 0), (100, 50))
