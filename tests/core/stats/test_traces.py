@@ -155,6 +155,13 @@ def test_the_weights_of_operations_never_add_up_to_more_than_one_and_never_chang
     assert len(fixed) == 9
 
 
+def test_what_is_only_learnt_from_is_not_bet_on_beside_one_that_is() -> None:
+    bad = one((0, 0, 10, 10), (30, 10))
+    learning, _ = update([item(learnt(), *bad, scored=False), item(learnt(), *bad)])
+    for name in ("stake", "total", "sampling", "weight", "clock"):
+        np.testing.assert_array_equal(learning[name], learnt()[name], err_msg=name)
+
+
 def test_padding_beside_a_larger_rollout_changes_nothing() -> None:
     small, large = learnt(1), learnt(12)
     few, many = one((0, 1, 2, 2), (20, 10)), (np.zeros((13, 2, 2)), np.zeros((13, 2, 7)))
