@@ -105,13 +105,14 @@ class Courier:
         return told
 
     def _owed(self) -> Iterator[tuple[Record, bool]]:
-        """What is to be told, oldest first, and whether the store keeps it."""
-        for record in tuple(self.extras):
-            yield record, False
+        """What is to be told, and whether the store keeps it: oldest first, but whose canary has failed less often goes
+        first, so that some that always fail do not use up every round.
+        """
         owed = self.store.owed(AT_ONCE, self.name)
         self.left = len(owed) == AT_ONCE
-        for record in owed:
-            yield record, True
+        found = [*((r, False) for r in tuple(self.extras)), *((r, True) for r in owed)]
+        failures = {canary: trouble.failures for canary, trouble in self.troubles.items()}
+        yield from sorted(found, key=lambda one: failures.get(one[0].canary, 0))
 
     def _deliver(self, record: Record) -> NotifyError | None:
         """Why it was not; None when it was, now or before."""

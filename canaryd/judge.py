@@ -15,7 +15,7 @@ import numpy as np
 from canaryd import wording
 from canaryd.model import Finding, Floats, Judgement, Share, SpanEvidence, Verdict
 from canaryd.policy import GaugeMetric, Spec, TracesMetric
-from canaryd.spanned import Operations, Spanned
+from canaryd.spanned import Operations, Spanned, not_seen
 from canaryd.stats import evidence, share
 from canaryd.stats.assess import Assessment, assess, span_noise
 from canaryd.stats.evidence import Batch, Rules
@@ -177,10 +177,13 @@ class _Bench:
     def _traces(self, metric: TracesMetric, blind: str) -> Finding:
         """The operation that looks worst. Spans can show a regression; that they show none holds nothing up."""
         unseen = self.s.metrics_unseen.get(metric.name, "")
-        out = Finding(metric.name, Verdict.INCONCLUSIVE, "spans", toward_step=0.0 if metric.required else 1.0)
+        pods = int(self.a.pods[self.i, 0]), int(self.a.pods[self.i, 1])
+        waits = 0.0 if metric.required else 1.0
+        out = Finding(metric.name, Verdict.INCONCLUSIVE, "spans", toward_step=waits, pods=pods)
         if self.spans is None:
-            lacking = unseen or "no span has been counted yet"
-            return replace(out, verdict=Verdict.BLIND if self._has_begun() else out.verdict, note=blind or lacking)
+            why = not_seen(self.s.spans, unseen) or unseen
+            lacking = Verdict.BLIND if blind or (why and self._has_begun()) else out.verdict
+            return replace(out, verdict=lacking, note=blind or why or "no span has been counted yet")
         out = self.spans.finding(out, self.alarm)
         worst = self.regressed and self.spans.is_culprit(float(self.a.row_log_e[self.i].max()))
         if worst:
@@ -267,7 +270,9 @@ class _Bench:
 
     def _is_culprit(self, row: int) -> bool:
         rows = self.a.row_log_e[self.i]
-        return bool(self.a.named[self.i, row]) or row == int(np.argmax(rows))
+        largest = int(np.argmax(rows))
+        by_spans = self.spans is not None and self.spans.log_e > rows[largest]
+        return bool(self.a.named[self.i, row]) or (row == largest and not by_spans)
 
     def _fine(self, row: int) -> float:
         return _towards(float(self.a.fine[self.i, row]), self.proof)

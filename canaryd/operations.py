@@ -20,7 +20,7 @@ from canaryd.policy import Canary, SpansFrom, TracesMetric
 from canaryd.spans import ArmTags, arm_tags
 from canaryd.stats import traces
 
-MOST_WAITING = 12  # intervals
+MOST_WAITING = 8  # intervals
 JUDGED = (Phase.PROGRESSING, Phase.PAUSED)  # later stable may run the canary's revision, and tags tell nothing
 SPANMETRICS, TRACES = "spanmetrics", "traces"
 
@@ -103,7 +103,7 @@ class Intake:
         else:
             self._work = self._of_a_collector(looks, unseen)
         self._operations, self._strangers = self._held.operations, self._held.strangers
-        self._edges, self.arrays = self._room()
+        self._edges, self.arrays = self._room()  # those of a trace source are always the same, and not kept
 
     def _choose(self, looks: Sequence[Look], unseen: str) -> str:
         if self._metric.source is not SpansFrom.AUTO:
@@ -133,7 +133,7 @@ class Intake:
         ready = [one for one in waiting if (one.start, one.end) in answers]
         waiting = [one for one in waiting if (one.start, one.end) not in answers]
         for _ in waiting[:-MOST_WAITING]:
-            self._miss("no spans have come in time")
+            self._miss("spans have not come in time")
         self._waiting = tuple(waiting[-MOST_WAITING:])
         self.taken = tuple(answers[one.start, one.end] for one in ready)
         return [_Work(counts, one.scored, one.requests) for counts, one in zip(self.taken, ready, strict=True)]
@@ -144,8 +144,8 @@ class Intake:
     def _room(self) -> tuple[Floats, traces.Arrays]:
         """The edges and arrays so far, or fresh ones; another number of operations begins again."""
         held = self._held
-        if held.arrays and traces.fits(held.arrays, self._slots, held.edges):
-            return held.edges, dict(held.arrays)
+        if held.arrays and traces.fits(held.arrays, self._slots, edges_of(held)):
+            return edges_of(held), dict(held.arrays)
         self._operations, self._strangers = (), ()
         edges = next((w.counts.edges for w in self._work), np.zeros(0))
         return edges, traces.empty(self._slots, edges) if self._work else {}
@@ -197,13 +197,18 @@ class Intake:
             self._held,
             source=self._source,
             operations=self._operations,
-            edges=self._edges,
+            edges=np.zeros(0) if self._source == TRACES else self._edges,
             arrays=self.arrays,
             strangers=self._strangers,
             waiting=self._waiting,
             lost=self._lost,
             note=self._note,
         )
+
+
+def edges_of(held: SpanEvidence) -> Floats:
+    """The edges that the arrays stand for."""
+    return tally.EDGES if held.source == TRACES else held.edges
 
 
 def due(held: SpanEvidence, now: datetime, lag: timedelta) -> tuple[Waiting, ...]:

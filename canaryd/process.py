@@ -30,6 +30,7 @@ from canaryd.measure import grid_floor
 from canaryd.policy import Canary
 from canaryd.ports import Ports
 from canaryd.reconcile import Outcome, Reconciler
+from canaryd.traces.telling import with_traces
 
 if TYPE_CHECKING:
     from canaryd.dashboard.feed import Feed
@@ -200,7 +201,13 @@ class Base(ABC):
 
     def _new_delivery(self) -> Delivery:
         wanted = self.settings.notify
-        return Delivery(self.ports.notifiers, self.ports.store, give_up=wanted.give_up, report=self.telemetry.notified)
+        return Delivery(
+            self.ports.notifiers,
+            self.ports.store,
+            prepare=with_traces(self.ports.evidence, lambda: self.canaries),
+            give_up=wanted.give_up,
+            report=self.telemetry.notified,
+        )
 
     def _prune(self) -> None:
         keep = self.settings.retention

@@ -103,16 +103,16 @@ class Reconciler:
         self._unshaped: dict[str, str] = {}  # the same of its workloads
         self._emptied: dict[str, datetime] = {}  # deleted canaries -> when the last share was taken from them
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
-        self._tracer = Tracer(ports.traces) if ports.traces is not None else None
-        self._measurer = Measurer(ports.metrics, tracer=self._tracer)
+        self.tracer = Tracer(ports.traces) if ports.traces is not None else None
+        self._measurer = Measurer(ports.metrics, tracer=self.tracer)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
         self._writers = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="settle") if writers > 1 else None
 
     def close(self) -> None:
         for pool in filter(None, (self._pool, self._writers)):
             pool.shutdown(wait=False, cancel_futures=True)
-        if self._tracer is not None:
-            self._tracer.close()
+        if self.tracer is not None:
+            self.tracer.close()
 
     def tick(self, canaries: Sequence[Canary], now: datetime, *, measure: bool = True) -> list[Outcome]:
         """One tick. Without `measure` no counters are read: somebody said something and wants an answer at once."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,7 @@ from canaryd.codec import encode
 from canaryd.model import Decision, DecisionKind, Finding, Judgement, Observation, Phase, Record, RolloutState, Verdict
 from canaryd.policy import Canary, dump_canary
 from canaryd.stats.account import account
+from canaryd.stats.edges import NO_EDGES
 from canaryd.stats.evidence import Rules, clock
 
 MOST_LABELS = 16  # that a record keeps, by name
@@ -195,8 +196,9 @@ def _look(canary: Canary, before: RolloutState, seen: Observation) -> dict[str, 
         "hook": [before.hook.id, str(before.hook.status)] if before.hook else None,
         "hookSeen": [hook.id, str(hook.status)] if hook else None,
         **({"versions": list(workloads.versions)} if workloads and any(workloads.versions) else {}),
-        # A trace source forgets, and may know more later: what was counted then is kept with the decision.
-        **({"spans": [encode(counts) for counts in seen.spans]} if seen.spans else {}),
+        # A trace source forgets, and may know more later: what was counted then is kept, without the edges, which are
+        # always the same.
+        **({"spans": [encode(replace(counts, edges=NO_EDGES)) for counts in seen.spans]} if seen.spans else {}),
     }
 
 

@@ -10,9 +10,9 @@ import numpy as np
 
 from canaryd import wording
 from canaryd.model import Finding, Floats, SpanEvidence
-from canaryd.operations import TRACES
+from canaryd.operations import TRACES, edges_of
 from canaryd.policy import Spec
-from canaryd.stats import traces
+from canaryd.stats import difference, traces
 from canaryd.stats.traces import FAILED, Assessment, Noise
 
 LATE = 4  # intervals that wait for spans, from which on the spans are not seen
@@ -37,7 +37,7 @@ class Spanned:
         log_e = np.zeros(len(subjects))
         if not having:
             return cls(log_e, {})
-        batch = traces.Batch([(held.arrays, held.edges) for _, held, _ in having])
+        batch = traces.Batch([(held.arrays, edges_of(held)) for _, held, _ in having])
         at = [i for i, _, _ in having]
         alpha, beta = (np.array([getattr(spec, name) for _, _, spec in having]) for name in ("alpha", "beta"))
         numbers = traces.assess(batch, noise(at), alpha, beta)
@@ -50,7 +50,7 @@ def _counts(held: SpanEvidence | None, spec: Spec) -> bool:
     metric = spec.traces()
     if held is None or metric is None or not held.arrays:
         return False
-    return traces.fits(held.arrays, metric.operations + 1, held.edges)
+    return traces.fits(held.arrays, metric.operations + 1, edges_of(held))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,7 @@ class Operations:
         metric = self.spec.traces()
         assert metric is not None
         rate = float(self.numbers.rates[self.j, slot, kind])
+        low, high = _interval(x_c, n_c, x_s, n_s)
         return replace(
             out,
             event=self._event(int(slot), int(kind)),
@@ -92,6 +93,8 @@ class Operations:
             canary_n=n_c,
             stable_n=n_s,
             difference=x_c / n_c - x_s / n_s,
+            low=low,
+            high=high,
             tolerated=metric.tolerance.relative * rate + metric.tolerance.absolute,
             log_e=self.log_e,
             toward_rollback=1.0 if self.log_e >= alarm else max(0.0, min(self.log_e / alarm, 0.999)),
@@ -103,15 +106,7 @@ class Operations:
 
     def unseen(self, why: str) -> str:
         """Why the spans cannot be seen now, "" when they can. `why`: what is known of that from elsewhere."""
-        held = self.held
-        if self.numbers.unlike[self.j]:
-            return self._refused()
-        if held.lost >= LOST:
-            return held.note or why or "the spans could not be counted"
-        if held.source == TRACES and len(held.waiting) > LATE:
-            newest = wording.plural(len(held.waiting), "interval")
-            return why or f"the spans of the last {newest} have not come"
-        return ""
+        return self._refused() if self.numbers.unlike[self.j] else not_seen(self.held, why)
 
     def said(self) -> str:
         """What else a person should know."""
@@ -123,7 +118,7 @@ class Operations:
         name = names[slot] if slot < len(names) else "all other operations"
         if kind == FAILED:
             return f"{name} failed"
-        return f"{name} slower than {wording.milliseconds(float(self.held.arrays['edge'][slot]))}"
+        return f"{name} slower than {wording.milliseconds(float(self.numbers.edge[self.j, slot]))}"
 
     def _shares(self) -> tuple[float, float]:
         """Of stable's and the canary's requests, those that have spans."""
@@ -165,12 +160,8 @@ class Operations:
         total, ratio = self.held.arrays["total"][:, FAILED], self._stable_per_canary()
         if not isfinite(ratio) or ratio <= 0:
             return ""
-        known = self.held.arrays["known"][:, 0]
-        scored = traces.clock(self.held.arrays, "spans_s") / max(float(known.sum()), 1.0)
         names = [
-            name
-            for i, name in enumerate(self.held.operations)
-            if total[i, 1] == 0 and known[i] * scored / ratio >= EXPECTED
+            name for i, name in enumerate(self.held.operations) if total[i, 1] == 0 and total[i, 3] / ratio >= EXPECTED
         ]
         return f"the canary has no span of {_listed(names)}" if names else ""
 
@@ -178,6 +169,26 @@ class Operations:
         """Spans of stable for each of the canary; 0 before there are any."""
         stable, canary = (traces.clock(self.held.arrays, name) for name in ("spans_s", "spans_c"))
         return stable / canary if canary > 0 else 0.0
+
+
+def _interval(x_c: float, n_c: float, x_s: float, n_s: float) -> tuple[float, float]:
+    """Of the difference, for showing, over all intervals at once (see canaryd.stats.difference)."""
+    total, requests, bad = np.array([x_c - n_c * x_s / n_s]), np.array([n_c]), np.array([x_c])
+    share = difference.stable_share(total, requests, bad, np.array([x_s]), np.array([n_s]))
+    _, low, high = difference.interval(total, requests, np.array([n_c**2 / n_s]), share)
+    return float(low[0]), float(high[0])
+
+
+def not_seen(held: SpanEvidence | None, why: str) -> str:
+    """Why there have been no spans of late, "" when there have."""
+    if held is None:
+        return why or "no span has been counted yet"
+    if held.lost >= LOST:
+        return "; ".join(dict.fromkeys(filter(None, (held.note, why)))) or "the spans could not be counted"
+    if held.source == TRACES and len(held.waiting) > LATE:
+        newest = wording.plural(len(held.waiting), "interval")
+        return "; ".join(filter(None, (f"the spans of the last {newest} have not come", why)))
+    return ""
 
 
 def _listed(names: Sequence[str]) -> str:

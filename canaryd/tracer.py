@@ -8,7 +8,7 @@ rollout, not here, so that nothing is lost or counted twice when the process die
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from datetime import timedelta
 
@@ -22,7 +22,7 @@ from canaryd.ports import TraceQuery, TraceSource
 log = structlog.get_logger("canaryd.tracer")
 
 WORKERS = 4
-AT_ONCE = 2  # questions about one canary
+AT_ONCE = 4  # questions about one canary
 PAST = 500  # traces of stable's past, to learn from; need not be all
 
 
@@ -69,6 +69,11 @@ class Tracer:
         if not queries:
             self._asked.pop(canary, None)
             self._why.pop(canary, None)
+
+    def wait(self, longest: timedelta) -> bool:
+        """Until nothing is under way, for those who have the time; whether that is so."""
+        under_way = [future for asked in list(self._asked.values()) for future in list(asked.values())]
+        return not wait(under_way, timeout=longest.total_seconds()).not_done
 
     def why(self, canary: str) -> str:
         """Why nothing has come the last time it was tried; "" when it has."""

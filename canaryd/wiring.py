@@ -78,13 +78,14 @@ def trace_source(settings: Settings) -> TraceSource | None:
     return source
 
 
-def trace_evidence(source: TraceSource | None) -> TraceEvidence | None:
-    """What finds traces for a decision; None without a source."""
-    if source is None:
-        return None
+def _evidence(traces: TraceSource | None, store: StateStore) -> tuple[TraceEvidence | None, tuple[Notifier, ...]]:
+    """What finds traces for a decision, and what keeps them; neither without a source."""
+    if traces is None:
+        return None, ()
     from canaryd.traces.evidence import TraceGatherer  # not loaded where there are no traces
+    from canaryd.traces.telling import EvidenceKeeper
 
-    return TraceGatherer(source)
+    return TraceGatherer(traces), (EvidenceKeeper(store),)
 
 
 def state_store(settings: Settings, root: Path) -> StateStore:
@@ -171,16 +172,21 @@ def listeners(settings: Settings, store: StateStore) -> tuple[Listener, ...]:
 def embedded(settings: Settings, store: StateStore) -> Ports:
     """Everything that the embedded mode talks to."""
     traces = trace_source(settings)
+    evidence, keepers = _evidence(traces, store)
     return Ports(
         metrics=metric_source(settings),
         router=adapters.load(adapters.TRAFFIC_ROUTERS, "envoyFile")(),
         workloads=adapters.load(adapters.WORKLOADS, "pools")(),
         store=store,
         hooks=adapters.load(adapters.HOOKS, "runner")(),
-        notifiers=(adapters.load(adapters.NOTIFIERS, "log")(), *notifiers(settings, store)),
+        notifiers=(
+            adapters.load(adapters.NOTIFIERS, "log")(),
+            *notifiers(settings, store),
+            *keepers,
+        ),
         listeners=listeners(settings, store),
         traces=traces,
-        evidence=trace_evidence(traces),
+        evidence=evidence,
     )
 
 
@@ -223,6 +229,7 @@ def cluster_store(client: KubeClient, watched: Watched) -> KubernetesStore:
 def cluster(settings: Settings, client: KubeClient, watched: Watched, store: StateStore) -> Ports:
     """Everything that the daemon talks to in a cluster."""
     traces = trace_source(settings)
+    evidence, keepers = _evidence(traces, store)
     router = adapters.load(adapters.TRAFFIC_ROUTERS, "cluster")(
         istio=adapters.load(adapters.TRAFFIC_ROUTERS, "istio")(
             client, watched.virtual_services, watched.uid_of, domain=settings.cluster.domain
@@ -247,8 +254,9 @@ def cluster(settings: Settings, client: KubeClient, watched: Watched, store: Sta
             adapters.load(adapters.NOTIFIERS, "log")(),
             adapters.load(adapters.NOTIFIERS, "events")(client, watched.canaries),
             *notifiers(settings, store),
+            *keepers,
         ),
         listeners=listeners(settings, store),
         traces=traces,
-        evidence=trace_evidence(traces),
+        evidence=evidence,
     )

@@ -12,12 +12,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
-from canaryd.spans import ArmTags, Span, kind_of, span_of
+from canaryd.spans import WANTED_TAGS, ArmTags, Span, kind_of, span_of
 
 LONGEST_VALUE = 2000  # characters of an attribute that are looked at
 MOST_TAGS = 200  # of one span
+SMALL = 100_000  # characters that may be decoded at once
 _BLANK = re.compile(r"[ \t\r\n]*")
 _RAW = json.JSONDecoder().raw_decode
 
@@ -40,12 +42,17 @@ class Harvest:
         return f"{total} malformed span{'s' if total > 1 else ''} left out: {why}"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Reader:
     """Turns answers into spans of one canary."""
 
     arms: ArmTags
     aliases: tuple[str, ...] = ()
+
+    @cached_property
+    def _wanted(self) -> frozenset[str]:
+        """Attributes that are read at all."""
+        return WANTED_TAGS.union(self.arms.looked_at)
 
     def otlp(self, text: str, into: Harvest) -> None:
         """`{"result": {"resourceSpans": [...]}}`, or several of them in a row. Raises ValueError."""
@@ -59,20 +66,37 @@ class Reader:
                 self._otlp_level(walk, into, wanted)
             elif key in ("resourceSpans", "batches"):
                 for _ in walk.items():
-                    self._process(walk, into)
+                    if walk.before('"resource"') < SMALL:
+                        self._small_process(walk.value(), into)
+                    else:
+                        self._process(walk, into)
             elif key == "error":
                 into.said = into.said or _message(walk.value())
             else:
                 walk.value()
 
+    def _small_process(self, found: Any, into: Harvest) -> None:
+        """Spans of one process, decoded all at once."""
+        if not isinstance(found, dict):
+            return
+        resource = self._resource(found.get("resource"))
+        for scope in _listed(found.get("scopeSpans") or found.get("instrumentationLibrarySpans")):
+            for raw in _listed(scope.get("spans") if isinstance(scope, dict) else None):
+                self._take(raw, resource, into)
+
+    def _resource(self, found: Any) -> Mapping[str, str]:
+        try:
+            return _attributes(found["attributes"], None)
+        except (KeyError, TypeError, AttributeError):
+            return {}
+
     def _process(self, walk: _Walk, into: Harvest) -> None:
-        """Spans of one process: the resource comes first, or they wait for it."""
+        """The same one span after the other: the resource comes first, or they wait for it."""
         resource: Mapping[str, str] | None = None
         waiting: list[Any] = []
         for key in walk.members():
             if key == "resource":
-                found = walk.value()
-                resource = _attributes(found.get("attributes") if isinstance(found, dict) else None)
+                resource = self._resource(walk.value())
             elif key in ("scopeSpans", "instrumentationLibrarySpans"):
                 for raw in _scoped(walk):
                     if resource is None:
@@ -99,7 +123,7 @@ class Reader:
                 start=start,
                 duration=(int(raw["endTimeUnixNano"]) - start) / 1e6,
                 error=status.get("code") in (2, "STATUS_CODE_ERROR"),
-                tags=_attributes(raw.get("attributes")),
+                tags=_attributes(raw.get("attributes"), self._wanted),
                 resource=resource,
                 arms=self.arms,
                 aliases=self.aliases,
@@ -196,16 +220,26 @@ def _scoped(walk: _Walk) -> Iterator[Any]:
                 walk.value()
 
 
-def _attributes(given: Any) -> dict[str, str]:
-    """OTLP's list of keys and values; lists and mappings among the values are left out."""
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _attributes(given: Any, wanted: frozenset[str] | None) -> dict[str, str]:
+    """OTLP's list of keys and values, those that are wanted; lists and mappings among the values are left out.
+
+    Raises KeyError, TypeError or AttributeError when it is no such list.
+    """
     out: dict[str, str] = {}
     for pair in (given or ())[:MOST_TAGS]:
+        key = pair["key"]
+        if wanted is not None and key not in wanted:
+            continue
         value = pair["value"]
-        text = value.get("stringValue") if isinstance(value, dict) else None
-        if text is None and isinstance(value, dict):
+        text = value.get("stringValue")
+        if text is None:
             text = next((_text(value[k]) for k in ("intValue", "boolValue", "doubleValue") if k in value), None)
         if isinstance(text, str):
-            out[pair["key"]] = text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE]
+            out[key] = text if len(text) <= LONGEST_VALUE else text[:LONGEST_VALUE]
     return out
 
 
@@ -232,6 +266,13 @@ class _Walk:
     def __init__(self, text: str) -> None:
         self._text = text
         self._at = 0
+
+    def before(self, sign: str) -> int:
+        """Characters from here to the second time that `sign` comes: what stands here is about as long."""
+        first = self._text.find(sign, self._at, self._at + SMALL)
+        second = self._text.find(sign, first + 1, self._at + SMALL) if first >= 0 else -1
+        at = second if second >= 0 else len(self._text)
+        return at - self._at
 
     def more(self) -> bool:
         """Anything but blanks is left."""

@@ -7,12 +7,12 @@ replay itself has gathered; nothing that was computed then is used, it is only c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
-from canaryd import plan, records
+from canaryd import plan, records, tally
 from canaryd.codec import decode
 from canaryd.errors import CanarydError, StoreError
 from canaryd.hindsight.past import Past
@@ -107,7 +107,8 @@ def _again(
         WorkloadView(look["ready"], started=started, versions=(stable, other)) if look["ready"] is not None else None
     )
     case = Case(canary=canary, state=state, route=route, workloads=workloads)
-    case.arrived = tuple(decode(SpanCounts, counts) for counts in look.get("spans", ()))
+    spans = (decode(SpanCounts, counts) for counts in look.get("spans", ()))
+    case.arrived = tuple(replace(counts, edges=tally.EDGES) for counts in spans)
     if look["read"]:
         measurer.measure([case], record.at)
     else:  # nothing could be read then, and what is readable now says nothing about that

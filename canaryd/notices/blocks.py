@@ -253,11 +253,11 @@ def _code(text: str) -> str:
 
 
 def _section(text: str) -> JSON:
-    return {"type": "section", "text": {"type": "mrkdwn", "text": text[:SECTION], "verbatim": True}}
+    return {"type": "section", "text": {"type": "mrkdwn", "text": text[:SECTION] or "–", "verbatim": True}}
 
 
 def _context(text: str) -> JSON:
-    return {"type": "context", "elements": [{"type": "mrkdwn", "text": text[:SECTION], "verbatim": True}]}
+    return {"type": "context", "elements": [{"type": "mrkdwn", "text": text[:SECTION] or "–", "verbatim": True}]}
 
 
 def _plain_text(text: str) -> JSON:

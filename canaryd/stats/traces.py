@@ -6,13 +6,13 @@ operation exceed, its p90 or the edge nearest above; so whether a span is bad is
 a Bernoulli event in the same exact e-value as a request (canaryd.stats.bernoulli). Kept per rollout as plain arrays:
 
     stake (K, 2, 5)   ln of the capital in cash and on each of the odds   total (K, 2, 4)   x_c, n_c, x_s, n_s
-    known (K, 2)      stable's spans and failed ones, ever                edge (K,)         ms, of the last bet
-    mass (K, B + 1)   stable's durations per bucket, ever                 weight (K,)       share of the stake
-    sampling (4,)     log e-values about it, see canaryd.stats.share      clock (6,)        see CLOCK
+    known (K, 2)      stable's spans and failed ones, fading              weight (K,)       share of the stake
+    mass (K, B + 1)   stable's durations per bucket, fading               clock (6,)        see CLOCK
+    sampling (4,)     log e-values about it, see canaryd.stats.share
 
 Instead of epochs every bet gives a hundredth of its capital back to be shared evenly again (Herbster and Warmuth,
 "Tracking the best expert", Machine Learning 32, 1998): what shares is predictable and the sum does not change, so it
-stays a test martingale, and a regression that comes late is found late by little. Sums are rounded down to 1/1024,
+stays a test martingale, and a regression that comes late is found late by little. Sums are rounded down to 1/128,
 which only makes an e-value smaller, and the state as well. Operations are combined by a weighted mean with weights that
 are fixed before the first bet on each; what they leave is cash. STATISTICS of the project, sections 4.6 and 4.8.
 """
@@ -36,7 +36,8 @@ SWITCH = 0.01  # of the capital is shared evenly again after each bet
 SLOW_SHARE = 0.1  # of stable's spans that the edge may leave above it
 LEAST_PAST = 20.0  # spans of stable before an operation is bet on
 EARLY = 0.8  # of the stake is for operations that are known when the first bet is made; the rest for later ones
-GRAIN = 1024.0
+GRAIN = 128.0
+MOST_PAST = 500.0  # spans of an operation, from which on what is known of it is halved: the past fades
 FAILED, SLOW = 0, 1
 CLOCK = ("intervals", "first", "spans_s", "spans_c", "requests_s", "requests_c")
 _AT = {name: i for i, name in enumerate(CLOCK)}
@@ -57,7 +58,7 @@ class Item:
     spans: Floats  # (K, 2, 2), see `slotted`
     durations: Floats  # (K, 2, B + 1)
     scored: bool
-    sampled: tuple[float, float]  # requests with spans, of stable and canary
+    sampled: tuple[float, float]  # all served spans of stable and canary, also of operations without a slot
     requests: tuple[float, float]  # all requests
     near: tuple[tuple[Floats, Floats] | None, tuple[Floats, Floats] | None] = (None, None)
 
@@ -70,7 +71,6 @@ def empty(slots: int, edges: Floats) -> Arrays:
         "mass": np.zeros((slots, len(edges) + 1)),
         "weight": np.zeros(slots),
         "total": np.zeros((slots, 2, 4)),
-        "edge": np.zeros(slots),
         "sampling": np.zeros(4),
         "clock": np.zeros(len(CLOCK)),
     }
@@ -210,8 +210,10 @@ def advance(batch: Batch, counts: Counts) -> None:
     if counts.scored.any():
         _score(batch, counts)
     _watch_sampling(batch, counts)
-    batch.a["known"] += counts.spans[:, :, 0]
-    batch.a["mass"] += counts.durations[:, :, 0]
+    for name, seen in (("known", counts.spans[:, :, 0]), ("mass", counts.durations[:, :, 0])):
+        known = batch.a[name] + seen
+        many = (known[..., 0] if name == "known" else known.sum(-1)) > MOST_PAST
+        batch.a[name] = np.where(many[..., None], np.floor(known / 2), known)
 
 
 def _score(batch: Batch, counts: Counts) -> None:
@@ -234,9 +236,8 @@ def _score(batch: Batch, counts: Counts) -> None:
     whole = _log_sum(stake)[..., None]
     shared = np.logaddexp(stake + np.log1p(-SWITCH), whole + np.log(SWITCH / STRATEGIES))
     a["stake"] = np.where(on[..., None], _round_down(shared), a["stake"])
-    a["total"] += np.where(on[..., None], np.stack([x_c, n_c, x_s, n_s], axis=-1), 0.0)
-    edges = np.concatenate([batch.edges, np.full((len(batch.edges), 1), np.inf)], axis=-1)
-    a["edge"] = np.where(on[..., SLOW], np.take_along_axis(edges, at, axis=-1), a["edge"])
+    judged = ready & (a["weight"] > 0)[..., None] & scored[:, None, None]
+    a["total"] += np.where(judged[..., None], np.stack([x_c, n_c, x_s, n_s], axis=-1), 0.0)
     a["clock"][:, _AT["intervals"]] += scored
 
 
@@ -314,11 +315,14 @@ class Assessment:
     alike: Mask  # (C,) proven: the arms' shares of requests with spans differ by less than a factor of about two
     unlike: Mask  # (C,) proven: they differ by more
     rates: Floats  # (C, K, 2) predicted for stable
+    edge: Floats  # (C, K) what is slow now, in milliseconds; inf where every edge is often exceeded
 
 
 def assess(batch: Batch, noise: Noise, alpha: Floats, beta: Floats) -> Assessment:
     """alpha, beta: (C,) error probabilities of the rollouts."""
-    rates, _, _ = batch.rates()
+    rates, at, _ = batch.rates()
+    edges = np.concatenate([batch.edges, np.full((len(rates), 1), np.inf)], axis=-1)
+    edge = np.take_along_axis(edges, at, axis=-1)
     x = np.moveaxis(batch.a["total"], -1, 0)  # (4, C, K, 2)
     n_c, n_s = x[1], x[3]
     phi0, tau2, known = (v[:, None] for v in (noise.phi0, noise.tau2, noise.freedom))
@@ -337,4 +341,4 @@ def assess(batch: Batch, noise: Noise, alpha: Floats, beta: Floats) -> Assessmen
     flat = each.reshape(len(each), -1)
     tested = np.repeat((weight > 0)[..., None], 2, axis=-1).reshape(flat.shape)
     named = e_bh(flat, tested).reshape(each.shape) & alike[:, None, None]
-    return Assessment(np.where(alike, log_e, np.minimum(log_e, 0.0)), each, named, alike, unlike, rates)
+    return Assessment(np.where(alike, log_e, np.minimum(log_e, 0.0)), each, named, alike, unlike, rates, edge)

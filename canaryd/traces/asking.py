@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
+from canaryd import operations
+from canaryd.measure import services_of
 from canaryd.policy import Canary
 from canaryd.ports import TraceQuery
 from canaryd.spans import ArmTags, arm_tags
@@ -24,40 +26,35 @@ class Asking:
     @classmethod
     def about(cls, canary: Canary, body: Mapping[str, Any]) -> Asking:
         """From the Canary and the body of one of its records (or `latest` of its state)."""
-        workloads = body.get("workloads") or {}
-        names = (str(workloads.get("stable") or ""), str(workloads.get("canary") or ""))
-        if not any(names):
-            names = canary.spec.workloads.names
-        revisions = (str(body.get("stableRevision") or ""), str(body.get("revision") or ""))
-        return cls(canary.key, service_of(canary), arm_tags(names, revisions), aliases_of(canary))
+        return cls(canary.key, service_of(canary), _arms(canary, body), aliases_of(canary))
 
     def query(self, start: datetime, end: datetime, **more: Any) -> TraceQuery:
         return TraceQuery(self.canary, self.service, start, end, self.arms, aliases=self.aliases, **more)
 
 
 def service_of(canary: Canary) -> str:
-    """The service's name in its spans, as a mesh names it: NAME.NAMESPACE of a Deployment; of pools the Canary's."""
-    deployment = canary.spec.workloads.deployment
-    if deployment is None:
-        return canary.name
-    return f"{deployment.name}.{canary.metadata.namespace}"
+    """The service's name in its spans: its metric's, else NAME.NAMESPACE of a Deployment, of pools the Canary's."""
+    metric, deployment = canary.spec.traces(), canary.spec.workloads.deployment
+    if metric is not None:
+        return operations.service_of(canary, metric)
+    return f"{deployment.name}.{canary.metadata.namespace}" if deployment is not None else canary.name
 
 
 def aliases_of(canary: Canary) -> tuple[str, ...]:
-    """Every name by which its routes call the service, the service's own first."""
-    return tuple(dict.fromkeys(name for name in _names(canary) if name))
+    """Every name by which its routes call the service, as for its metric."""
+    return operations.aliases_of(canary, services_of(canary))
 
 
-def _names(canary: Canary) -> Iterator[str]:
-    name, route = canary.name, canary.spec.route
-    yield name
-    yield from canary.spec.workloads.names
-    if route.istio is not None:
-        yield from (ref.name for ref in route.istio.virtual_services)
-        yield from (route.istio.stable.host, route.istio.canary.host)
-    if route.gateway_api is not None:
-        yield from (ref.name for ref in route.gateway_api.http_routes)
-        yield from (route.gateway_api.stable, route.gateway_api.canary)
-    if route.envoy_file is not None:
-        yield from route.envoy_file.clusters.values()
-    yield from (f"{name}-stable", f"{name}-canary")
+def _arms(canary: Canary, body: Mapping[str, Any]) -> ArmTags:
+    """What tells the arms apart, as for its metric."""
+    metric = canary.spec.traces()
+    if metric is not None and metric.arms is not None:
+        return ArmTags(metric.tag, metric.arms.stable, metric.arms.canary)
+    workloads = body.get("workloads") or {}
+    names = (str(workloads.get("stable") or ""), str(workloads.get("canary") or ""))
+    if not any(names):
+        names = canary.spec.workloads.names
+    revisions = (str(body.get("stableRevision") or ""), str(body.get("revision") or ""))
+    found = arm_tags(names, revisions, tag=metric.tag if metric is not None else "")
+    stable, other = ((v,) if v else () for v in ((body.get("look") or {}).get("versions") or ("", "")))
+    return replace(found, stable=(*found.stable, *stable), canary=(*found.canary, *other))

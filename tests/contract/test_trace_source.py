@@ -277,8 +277,8 @@ def v3(script: Script) -> Script:
     return answer
 
 
-def source_of(server: Server, **more: Any) -> JaegerSource:
-    return JaegerSource(f"http://127.0.0.1:{server.port}", timeout=timedelta(seconds=0.6), **more)
+def source_of(server: Server, seconds: float = 20.0, **more: Any) -> JaegerSource:
+    return JaegerSource(f"http://127.0.0.1:{server.port}", timeout=timedelta(seconds=seconds), **more)
 
 
 def hangs(_: bytes) -> Iterator[bytes | float]:
@@ -307,7 +307,7 @@ def test_a_server_without_an_end_is_left_in_time(bad: Script) -> None:
     with Server(v3(bad)) as server:
         began = time.monotonic()
         with pytest.raises(SourceError, match=r"within 0\.6 s"):
-            source_of(server, max_bytes=20_000_000).find(QUERY)
+            source_of(server, 0.6, max_bytes=20_000_000).find(QUERY)
         assert time.monotonic() - began < 1.6
 
 
@@ -361,7 +361,7 @@ def test_when_the_time_is_over_the_newest_traces_are_given_and_the_rest_is_said_
         )
 
     with Server(v3(slow)) as server:
-        answer = source_of(server).find(replace(QUERY, limit=20))
+        answer = source_of(server, 1.5).find(replace(QUERY, limit=20))
     assert ids(answer.spans) == set(range(1, 11))
     assert not answer.complete
     assert "truncated: " in answer.note

@@ -18,7 +18,7 @@ from world import START, canary
 from canaryd.adapters.memory import MemoryTraces
 from canaryd.model import Arm, DecisionKind, Record
 from canaryd.ports import TraceAnswer, TraceQuery
-from canaryd.spans import Span, nanoseconds, settle
+from canaryd.spans import ArmTags, Span, nanoseconds, settle
 from canaryd.traces.asking import Asking, aliases_of, service_of
 from canaryd.traces.chance import Moments, all_in_canary
 from canaryd.traces.compare import Comparison, only_canary_fails
@@ -548,7 +548,14 @@ def test_a_service_of_pools_has_the_name_of_its_canary_and_of_a_deployment_its_n
         route={"istio": {"virtualServices": ["shop-routes"], "canary": {"host": "next.prod.svc.cluster.local"}}},
     )
     assert service_of(in_cluster) == "shop.default"
-    assert aliases_of(in_cluster) == (
-        *("api", "shop-stable", "shop", "shop-routes", "next.prod.svc.cluster.local"),
-        *("api-stable", "api-canary"),
-    )
+    assert aliases_of(in_cluster) == ("shop", "shop-stable", "next", "shop-routes")
+
+
+def test_where_a_metric_says_what_spans_are_called_and_told_by_evidence_asks_the_same() -> None:
+    metric = {"name": "spans", "kind": "traces", "service": "api.prod", "tag": "track"}
+    errors = {"name": "errors", "kind": "errors"}
+    arms = {"arms": {"stable": ["main"], "canary": ["next"]}}
+    asking = Asking.about(canary(metrics=[{**metric, **arms}, errors]), BODY)
+    assert (asking.service, asking.arms) == ("api.prod", ArmTags("track", ("main",), ("next",)))
+    told = Asking.about(canary(metrics=[metric, errors]), {**BODY, "look": {"versions": ["1.4", "1.5"]}}).arms
+    assert told == ArmTags("track", ("api-a", "v1", "1.4"), ("api-b", "v2", "1.5"))

@@ -155,6 +155,13 @@ def test_the_weights_of_operations_never_add_up_to_more_than_one_and_never_chang
     assert len(fixed) == 9
 
 
+def test_what_is_only_learnt_from_is_not_bet_on_beside_one_that_is() -> None:
+    bad = one((0, 0, 10, 10), (30, 10))
+    learning, _ = update([item(learnt(), *bad, scored=False), item(learnt(), *bad)])
+    for name in ("stake", "total", "sampling", "weight", "clock"):
+        np.testing.assert_array_equal(learning[name], learnt()[name], err_msg=name)
+
+
 def test_padding_beside_a_larger_rollout_changes_nothing() -> None:
     small, large = learnt(1), learnt(12)
     few, many = one((0, 1, 2, 2), (20, 10)), (np.zeros((13, 2, 2)), np.zeros((13, 2, 7)))
@@ -179,9 +186,8 @@ def test_the_edge_is_learnt_from_stables_past_alone() -> None:
     """Two intervals that differ in their durations are judged at the same edge; the next one has learnt."""
     quick, slow = one((0, 0, 0, 0), (30, 30)), one((0, 30, 0, 30), (30, 30))
     after = update([item(learnt(), *quick), item(learnt(), *slow)])
-    assert [a["edge"][0] for a in after] == [25.0, 25.0]
-    later = update([item(a, *one((0, 30, 0, 0), (30, 30))) for a in after])
-    assert [a["edge"][0] for a in later] == [25.0, 1000.0]
+    assert [a["total"][0, traces.SLOW].tolist() for a in after] == [[0, 30, 0, 30], [30, 30, 30, 30]]
+    assert seen(after).edge[:, 0].tolist() == [25.0, 1000.0]
 
 
 def test_the_edge_is_the_nearest_above_the_ninetieth_percentile() -> None:
@@ -212,6 +218,7 @@ def test_an_operation_is_not_bet_on_before_twenty_spans_of_stable() -> None:
     assert not arrays["total"].any()
     (arrays,) = update([item(arrays, *one((0, 0, 10, 10), (1, 10)))])
     assert arrays["total"][0, traces.FAILED].tolist() == [10, 10, 0, 1]
+    assert np.exp(arrays["stake"][0, traces.FAILED]).sum() > 1.5
 
 
 # ── sampling ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -245,6 +252,19 @@ def test_arms_that_are_sampled_alike_are_found_to_be() -> None:
     for _ in range(10):
         (arrays,) = update([item(arrays, *one((0, 2, 0, 0), (27, 3)), requests=(2700, 300))])
     assert seen([arrays]).alike[0]
+
+
+def test_sampling_that_changes_during_the_rollout_is_refused_from_then_on() -> None:
+    arrays = learnt()
+    for _ in range(10):
+        (arrays,) = update([item(arrays, *one((0, 2, 0, 0), (27, 3)), requests=(2700, 300))])
+    assert seen([arrays]).alike[0]
+    for _ in range(120):
+        (arrays,) = update([item(arrays, *one((0, 2, 9, 2), (27, 30)), sampled=(27, 30), requests=(2700, 300))])
+    found = seen([arrays])
+    assert found.unlike[0]
+    assert not found.alike[0]
+    assert found.log_e[0] <= 0
 
 
 def test_a_worse_neighbour_of_stable_stands_in_for_it() -> None:
