@@ -114,7 +114,7 @@ def plain_text(told: Notice) -> str:
     if told.is_full:
         lines += [
             f"{r.metric}: canary {r.canary}, stable {r.stable}, difference {r.difference}, tolerated {r.tolerated},"
-            f" {r.verdict} (n {r.n})"
+            f" {r.verdict} (n {' / '.join(n or '–' for n in r.n)})"
             for r in told.rows
         ]
         lines += [f"Harmed: {told.harmed}"] if told.harmed else []
