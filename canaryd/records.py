@@ -189,7 +189,8 @@ def _account(
     arrays = earlier.arrays if earlier is not None and earlier.arrays else None
     step = before.step if before is not None else state.step
     rows = [decisive.row, *(f.row for f in judged.findings)]
-    return account(Rules.of(canary.spec), held.arrays, held.edges, rows, step, arrays) or None
+    last = sum(f.log_e for f in judged.findings if f.row < 0)
+    return account(Rules.of(canary.spec), held.arrays, held.edges, rows, step, arrays, last) or None
 
 
 def fingerprint(canary: Canary) -> str:

@@ -192,19 +192,19 @@ def row_of(epochs: Sequence[float]) -> float:
     return _log_sum([math.log(w) + e for w, e in zip(weights, all_of_them, strict=True)])
 
 
-def whole_of(row: float, weight: float, others: float | None, hard: float, alone: float) -> float:
+def whole_of(row: float, weight: float, others: float | None, hard: float, alone: float, last: float) -> float:
     """ln e-value of everything together; `others`: ln of the other rows' weighted sum, None without any."""
     terms = [math.log(weight) + row] if weight > 0 else []
     terms += [others] if others is not None else []
-    terms += [math.log(WEIGHT_HARD) + hard, math.log(WEIGHT_ALONE) + alone, math.log(WEIGHT_RESERVE)]
+    terms += [math.log(WEIGHT_HARD) + hard, math.log(WEIGHT_ALONE) + alone, math.log(WEIGHT_RESERVE) + last]
     return _log_sum(terms)
 
 
 def _whole(body: Body, account: Body, epochs: Sequence[_Epoch]) -> list[str]:
     row = row_of([e.log_e for e in epochs])
     weight, others = _value(account, "weight"), number(account.get("others"))
-    hard, alone = _value(account, "hard"), _value(account, "alone")
-    whole = whole_of(row, weight, others, hard, alone)
+    hard, alone, last = (_value(account, key) for key in ("hard", "alone", "last"))
+    whole = whole_of(row, weight, others, hard, alone, last)
     recorded = number(part(body, "evidence").get("logE"))
     alpha = _value(account, "alpha")
     parts_ = " + ".join(f"1/{2 if i == 0 else 8} e^{_signed(e.log_e)}" for i, e in enumerate(epochs))
@@ -214,8 +214,8 @@ def _whole(body: Body, account: Body, epochs: Sequence[_Epoch]) -> list[str]:
         f"this row:      ln({parts_}{f' + {cash:g}' if cash else ''}) = {_signed(row)}"
         + ("   (starts that have not begun are cash)" if cash else ""),
         f"all together:  ln({weight:g} e^{_signed(row)}{sum_others} + {WEIGHT_HARD:g} e^{_signed(hard)} + "
-        f"{WEIGHT_ALONE:g} e^{_signed(alone)} + {WEIGHT_RESERVE:g}) = {_signed(whole)}",
-        "               (this row, the other rows, all pods beyond two points, a canary alone, reserve)",
+        f"{WEIGHT_ALONE:g} e^{_signed(alone)} + {WEIGHT_RESERVE:g} e^{_signed(last)}) = {_signed(whole)}",
+        "               (this row, the other rows, all pods beyond two points, a canary alone, the rest: 0 is cash)",
     ]
     if recorded is not None:
         agree = "agrees" if abs(recorded - whole) < NEAR * max(1.0, abs(recorded)) else "DOES NOT AGREE"

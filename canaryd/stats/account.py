@@ -29,11 +29,13 @@ def account(
     rows: Sequence[int],
     gate: int,
     before: Mapping[str, Floats] | None,
+    last: float = 0.0,
 ) -> dict[str, Any]:
     """JSON values about the first of `rows`, indices into the arrays' rows; `gate`: the present step.
 
     {} where nothing was scored. `before`: the arrays of the look before; "stretches" says for each of the rows what the
-    stretch in between counted and what was expected, where there was a single one.
+    stretch in between counted and what was expected, where there was a single one. `last`: ln of the e-value that has
+    the last weight, 0 where it is cash.
     """
     row = rows[0]
     begun = int(evidence.clock(arrays, "epochs"))
@@ -57,6 +59,7 @@ def account(
         "others": _rounded(float(assess.log_sum(others, -1)) if len(others) else -np.inf),
         "hard": _rounded(hard),
         "alone": _rounded(alone),
+        "last": _rounded(last),
         "fine": _rounded(batch.a["fine"][0, row, min(max(gate, 0), len(rules.gates) - 1)]),
         "alpha": rules.alpha,
         "beta": rules.beta,

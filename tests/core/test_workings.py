@@ -74,7 +74,7 @@ def by_hand(lines: list[str]) -> float:
         (float(w) if w else 1.0) * math.exp(float(e))
         for w, e in re.findall(r"\+ (?:([\d.]+) )?e\^([+-][\d.]+)", inside)
     )
-    return math.log(weight * row_e + rest + 0.05)
+    return math.log(weight * row_e + rest)
 
 
 def with_account(found: list[Body]) -> list[Body]:
