@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import datetime
 from typing import Any
@@ -106,8 +108,19 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
         "look": _look(canary, before, seen) if judged and before else None,
         "trouble": list(seen.trouble),
         "severity": decision.severity,
-        **({"document": dump_canary(canary)} if begins and state.rollout else {}),
+        **({"document": without_queries(dump_canary(canary))} if begins and state.rollout else {}),
     }
+
+
+def without_queries(value: Any) -> Any:
+    """The same JSON value with the query part of every URL left out: tokens like to live there."""
+    if isinstance(value, Mapping):
+        return {str(key): without_queries(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_queries(item) for item in value]
+    if isinstance(value, str) and re.match(r"https?://", value):
+        return re.sub(r"[?#].*", "?…", value, flags=re.DOTALL)
+    return value
 
 
 def iso(time: datetime | None) -> str | None:
