@@ -104,7 +104,7 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
             {"at": iso(t.at), "phase": str(t.phase), "step": t.step, "weight": t.weight, "sentence": t.sentence}
             for t in state.history
         ],
-        "account": _account(canary, before, state, judged) if judged and seen.evidence else None,
+        "account": _account(canary, before, state, judged) if judged and seen.evidence else kept.get("account"),
         "look": _look(canary, before, seen) if judged and before else None,
         "trouble": list(seen.trouble),
         "severity": decision.severity,

@@ -79,7 +79,9 @@ def workings(body: Body, earlier: Sequence[Body] = ()) -> list[str]:
 def _before(body: Body, earlier: Sequence[Body]) -> list[Body]:
     """Bodies of all looks of the rollout that counted something, up to this one, oldest first."""
     found = {
-        str(b.get("at")): b for b in (*earlier, body) if b.get("rollout") == body.get("rollout") and part(b, "account")
+        str(b.get("at")): b
+        for b in (*earlier, body)
+        if b.get("rollout") == body.get("rollout") and part(b, "account") and part(b, "look")  # else carried along
     }
     return [found[at] for at in sorted(found) if at <= str(body.get("at"))]
 
@@ -101,7 +103,7 @@ def _looks(looks: Sequence[Body], row: object) -> list[str]:
 def _counts(look: Body, row: object) -> str:
     stretch, at = _stretch(look, row), _clock(look.get("at"))
     if not stretch:
-        return f"{'':22}{at}  nothing new, several stretches at once, or a change of weight: only in the sums below"
+        return f"{'':22}{at}  not kept for this row alone (another edge told more, or several stretches): in the sums below"
     canary, stable = (
         f"{wording.count(number(stretch.get(f'{arm}Bad')))} / {wording.count(number(stretch.get(f'{arm}N')))}"
         for arm in ("canary", "stable")

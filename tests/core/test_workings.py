@@ -78,7 +78,7 @@ def by_hand(lines: list[str]) -> float:
 
 
 def with_account(found: list[Body]) -> list[Body]:
-    return [b for b in found if b.get("account")]
+    return [b for b in found if b.get("account") and b.get("look")]
 
 
 @pytest.mark.parametrize("run", ["rolled_back", "long_run"])
@@ -133,6 +133,12 @@ def test_nothing_is_printed_where_nothing_was_counted(rolled_back: list[Body]) -
     assert workings(rolled_back[0], rolled_back) == []
     assert workings({}, []) == []
     assert workings({"account": {"epochs": [[1.0]], "phi": [1.0], "nu": [None]}}, []) == []
+
+
+def test_the_last_word_of_a_rollout_still_shows_the_arithmetic_of_its_decision(rolled_back: list[Body]) -> None:
+    rollback, settled = rolled_back[-2:]
+    assert (rollback["kind"], settled["kind"]) == ("rollback", "rolled-back")
+    assert workings(settled, rolled_back) == workings(rollback, rolled_back)
 
 
 def test_a_sum_that_does_not_agree_is_said_to(rolled_back: list[Body]) -> None:
