@@ -103,7 +103,7 @@ def _looks(looks: Sequence[Body], row: object) -> list[str]:
 def _counts(look: Body, row: object) -> str:
     stretch, at = _stretch(look, row), _clock(look.get("at"))
     if not stretch:
-        return f"{'':22}{at}  not kept for this row alone (another edge told more, or several stretches): in the sums below"
+        return f"{'':22}{at}  not kept alone (another edge told more, or several stretches): in the sums below"
     canary, stable = (
         f"{wording.count(number(stretch.get(f'{arm}Bad')))} / {wording.count(number(stretch.get(f'{arm}N')))}"
         for arm in ("canary", "stable")
