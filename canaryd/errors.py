@@ -87,7 +87,13 @@ class OverrideError(CanarydError):
 
 
 class NotifyError(CanarydError):
-    """A notification was not delivered; it stays owed."""
+    """A notification was not delivered; it stays owed. The text never holds a secret."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, final: bool = False) -> None:
+        """`retry_after` in seconds, where the other side said when to come again; `final`: it never will be taken."""
+        self.retry_after = retry_after
+        self.final = final
+        super().__init__(message)
 
 
 class KubeError(CanarydError):

@@ -18,7 +18,8 @@ from functools import partial
 import structlog
 
 from canaryd import plan, records
-from canaryd.errors import CanarydError, ConflictError, FenceError, NotifyError, RouteError, WorkloadError
+from canaryd.delivery import Delivery
+from canaryd.errors import CanarydError, ConflictError, FenceError, RouteError, WorkloadError
 from canaryd.measure import Case, Measurer
 from canaryd.model import (
     Decision,
@@ -35,6 +36,7 @@ from canaryd.model import (
 )
 from canaryd.policy import Canary
 from canaryd.ports import Ports
+from canaryd.tracer import Tracer
 
 log = structlog.get_logger("canaryd.reconcile")
 
@@ -84,26 +86,29 @@ class Reconciler:
         tell_again: timedelta = timedelta(minutes=30),
         save_every: int = 1,
         writers: int = 1,
+        delivery: Delivery | None = None,
     ) -> None:
         """`save_every`: how many looks that decided nothing share one save.
 
         `writers`: how many canaries are saved and routed at once, where each write waits for a server.
         """
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
+        self.delivery = delivery or Delivery(ports.notifiers, ports.store)
         self._unsaved: dict[str, _Unsaved] = {}
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
         self._unshaped: dict[str, str] = {}  # the same of its workloads
-        self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
-        self._heard: dict[str, int] = {}  # records owed to some notifiers only -> how many have it
         self._emptied: dict[str, datetime] = {}  # deleted canaries -> when the last share was taken from them
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
-        self._measurer = Measurer(ports.metrics)
+        self.tracer = Tracer(ports.traces) if ports.traces is not None else None
+        self._measurer = Measurer(ports.metrics, tracer=self.tracer)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
         self._writers = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="settle") if writers > 1 else None
 
     def close(self) -> None:
         for pool in filter(None, (self._pool, self._writers)):
             pool.shutdown(wait=False, cancel_futures=True)
+        if self.tracer is not None:
+            self.tracer.close()
 
     def tick(self, canaries: Sequence[Canary], now: datetime, *, measure: bool = True) -> list[Outcome]:
         """One tick. Without `measure` no counters are read: somebody said something and wants an answer at once."""
@@ -122,24 +127,8 @@ class Reconciler:
         return [*outcomes, *(self._writers.map(settle, cases) if self._writers else map(settle, cases))]
 
     def tell(self) -> int:
-        """Deliver what is owed; returns how many records were delivered. What fails stays owed, in order per canary."""
-        told, stuck = 0, set()
-        for record in self.ports.store.owed():
-            if record.canary in stuck:
-                continue
-            try:
-                for notifier in self.ports.notifiers[self._heard.get(record.id, 0) :]:
-                    notifier.notify(record)
-                    self._heard[record.id] = self._heard.get(record.id, 0) + 1
-            except NotifyError as e:
-                stuck.add(record.canary)
-                self.untold[record.canary] = str(e)
-                log.warning("not told", record=record.id, error=str(e))
-                continue
-            self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
-            self._heard.pop(record.id, None)
-            told += 1
-        return told
+        """Deliver what is owed, in this thread: how many deliveries were made. A daemon has threads for it instead."""
+        return self.delivery.tell()
 
     def flush(self) -> None:
         """Save what waits for it, before the process ends. What cannot be saved now is looked at again later."""
@@ -445,6 +434,7 @@ def _observation(
         judgement=None if again else case.judgement,
         evidence=None if again else case.evidence,
         scored=timedelta(0) if again else case.scored,
+        spans=() if again else case.spans_taken,
         overrides=stored.overrides,
         hook=case.hook,
         trouble=tuple(case.trouble),

@@ -6,16 +6,19 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
 from canaryd import wording
+from canaryd.codec import encode
 from canaryd.model import Decision, DecisionKind, Finding, Judgement, Observation, Phase, Record, RolloutState, Verdict
 from canaryd.policy import Canary, dump_canary
 from canaryd.stats.account import account
+from canaryd.stats.edges import NO_EDGES
 from canaryd.stats.evidence import Rules, clock
 
+MOST_LABELS = 16  # that a record keeps, by name
 MOST_STARTS = 64  # start times of pods that a record keeps
 
 _SEVERITY = {
@@ -49,7 +52,7 @@ def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observa
 
     With traffic on the canary every look that read something is kept: `canaryd replay` has to repeat each of them.
     """
-    if decision.tell or seen.scored:
+    if decision.tell or seen.scored or seen.spans:
         return True
     if before is not None and before.phase.is_scored and seen.evidence is not None:
         return True
@@ -71,6 +74,7 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
     return {
         "canary": canary.name,
         "namespace": canary.metadata.namespace,
+        **_labels(canary),
         "rollout": state.rollout,
         "revision": state.revision,
         "stableRevision": state.stable_revision,
@@ -121,6 +125,12 @@ def without_queries(value: Any) -> Any:
     if isinstance(value, str) and re.match(r"https?://", value):
         return re.sub(r"[?#].*", "?…", value, flags=re.DOTALL)
     return value
+
+
+def _labels(canary: Canary) -> dict[str, Any]:
+    """By which people choose what they are told of; only where there are any, and not more than a body can bear."""
+    labels = sorted(canary.metadata.labels.items())[:MOST_LABELS]
+    return {"labels": {key[:253]: value[:63] for key, value in labels}} if labels else {}
 
 
 def iso(time: datetime | None) -> str | None:
@@ -187,6 +197,10 @@ def _look(canary: Canary, before: RolloutState, seen: Observation) -> dict[str, 
         "started": {pod: iso(at) for pod, at in sorted(workloads.started.items())[:MOST_STARTS]} if workloads else {},
         "hook": [before.hook.id, str(before.hook.status)] if before.hook else None,
         "hookSeen": [hook.id, str(hook.status)] if hook else None,
+        **({"versions": list(workloads.versions)} if workloads and any(workloads.versions) else {}),
+        # A trace source forgets, and may know more later: what was counted then is kept, without the edges, which are
+        # always the same.
+        **({"spans": [encode(replace(counts, edges=NO_EDGES)) for counts in seen.spans]} if seen.spans else {}),
     }
 
 

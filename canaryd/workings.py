@@ -17,7 +17,7 @@ import numpy as np
 from canaryd import wording
 from canaryd.model import Floats
 from canaryd.stats import bernoulli, predict
-from canaryd.stats.assess import WEIGHT_ALONE, WEIGHT_HARD, WEIGHT_RESERVE
+from canaryd.stats.assess import WEIGHT_ALONE, WEIGHT_HARD, WEIGHT_TRACES
 from canaryd.stats.dispersion import soften
 from canaryd.stats.evidence import EPOCHS
 from canaryd.stats.predict import GRID
@@ -198,7 +198,7 @@ def whole_of(row: float, weight: float, others: float | None, hard: float, alone
     """ln e-value of everything together; `others`: ln of the other rows' weighted sum, None without any."""
     terms = [math.log(weight) + row] if weight > 0 else []
     terms += [others] if others is not None else []
-    terms += [math.log(WEIGHT_HARD) + hard, math.log(WEIGHT_ALONE) + alone, math.log(WEIGHT_RESERVE) + last]
+    terms += [math.log(WEIGHT_HARD) + hard, math.log(WEIGHT_ALONE) + alone, math.log(WEIGHT_TRACES) + last]
     return _log_sum(terms)
 
 
@@ -216,7 +216,7 @@ def _whole(body: Body, account: Body, epochs: Sequence[_Epoch]) -> list[str]:
         f"this row:      ln({parts_}{f' + {cash:g}' if cash else ''}) = {_signed(row)}"
         + ("   (starts that have not begun are cash)" if cash else ""),
         f"all together:  ln({weight:g} e^{_signed(row)}{sum_others} + {WEIGHT_HARD:g} e^{_signed(hard)} + "
-        f"{WEIGHT_ALONE:g} e^{_signed(alone)} + {WEIGHT_RESERVE:g} e^{_signed(last)}) = {_signed(whole)}",
+        f"{WEIGHT_ALONE:g} e^{_signed(alone)} + {WEIGHT_TRACES:g} e^{_signed(last)}) = {_signed(whole)}",
         "               (this row, the other rows, all pods beyond two points, a canary alone, the rest: 0 is cash)",
     ]
     if recorded is not None:

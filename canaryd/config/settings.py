@@ -11,6 +11,8 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from canaryd.config.notify import Notify
+from canaryd.config.traces import Traces
 from canaryd.policy import Document, Duration, MisfitError, Name, Url, format_duration, said
 
 MODES = ("embedded", "cluster")
@@ -246,6 +248,7 @@ class Settings(Document):
         default=("canaries",), description="directories, files or patterns with * of Canary documents"
     )
     metrics: Metrics = Metrics()
+    traces: Traces = Traces()
     web: Web = Web()
     log: Log = Log()
     retention: Retention = Retention()
@@ -253,6 +256,7 @@ class Settings(Document):
         default=Placebo(), description="stable pods judged as if they were canaries; needs the source prometheus"
     )
     tell_again: Duration = Field(default=timedelta(minutes=30), description="how often a lasting hold is told again")
+    notify: Notify = Field(default=Notify(), description="who is told of decisions")
 
     @field_validator("mode")
     @classmethod

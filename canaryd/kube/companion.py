@@ -8,6 +8,7 @@ for the past. It goes when its Canary goes, and a ConfigMap that is not canaryd'
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import Any
 
@@ -67,6 +68,33 @@ class Companion:
             except StoreError as e:
                 raise StoreError(f"ConfigMap {namespace}/{name}: binaryData.{chunk}: {e}") from None
         return tuple(records.values())
+
+    def amend(self, canary: JSON, record: Record) -> None:
+        """Another body for a record that is there; one that is not is ignored. Two requests."""
+        namespace, name = canary["metadata"]["namespace"], _name(canary)
+        for attempt in range(3):
+            try:
+                there = self._client.get(CONFIG_MAPS, namespace, name)
+            except KubeNotFoundError:
+                return
+            chunks = (there.get("binaryData") or {}) if _is_of(there, canary) else {}
+            ops = [
+                {"op": "test", "path": "/metadata/resourceVersion", "value": there["metadata"]["resourceVersion"]},
+                *(
+                    {"op": "add", "path": f"/binaryData/{chunk}", "value": data}
+                    for chunk, old in chunks.items()
+                    if (data := _amended(old, record)) is not None
+                ),
+            ]
+            if len(ops) == 1:
+                return
+            try:
+                self._remember(canary, self._client.patch(CONFIG_MAPS, namespace, name, ops, how="json"))
+            except (KubeConflictError, KubeInvalidError):
+                if attempt == 2:
+                    raise
+            else:
+                return
 
     # ── how ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -156,3 +184,14 @@ def _chunk(records: Sequence[Record]) -> str:
     """Sorts as the records do: the number of the first decision."""
     number = records[0].id.rpartition("/")[2]
     return f"decisions-{int(number) if number.isdigit() else 0:010d}"
+
+
+def _amended(data: str, record: Record) -> str | None:
+    """A chunk with another body of the record; None when it is not in there."""
+    try:
+        held = unpack_records(data)
+    except StoreError:
+        return None  # whoever reads it says so
+    if all(r.id != record.id for r in held):
+        return None
+    return pack_records([replace(r, body=record.body) if r.id == record.id else r for r in held])
