@@ -177,7 +177,9 @@ class _Bench:
     def _traces(self, metric: TracesMetric, blind: str) -> Finding:
         """The operation that looks worst. Spans can show a regression; that they show none holds nothing up."""
         unseen = self.s.metrics_unseen.get(metric.name, "")
-        out = Finding(metric.name, Verdict.INCONCLUSIVE, "spans", toward_step=0.0 if metric.required else 1.0)
+        pods = int(self.a.pods[self.i, 0]), int(self.a.pods[self.i, 1])
+        waits = 0.0 if metric.required else 1.0
+        out = Finding(metric.name, Verdict.INCONCLUSIVE, "spans", toward_step=waits, pods=pods)
         if self.spans is None:
             why = not_seen(self.s.spans, unseen) or unseen
             lacking = Verdict.BLIND if blind or (why and self._has_begun()) else out.verdict

@@ -125,7 +125,7 @@ class SpanCounts:
     spans: Floats = field(default_factory=lambda: np.zeros((0, 2, 2)))  # (operations, arms, 2): all, failed ones
     durations: Floats = field(default_factory=lambda: np.zeros((0, 2, 1)))  # (operations, arms, edges + 1) per bucket
     edges: Floats = field(default_factory=lambda: np.zeros(0))  # (edges,), ms ascending; the last bucket is above all
-    sampled: tuple[float, float] = (0.0, 0.0)  # requests of each arm that have spans
+    sampled: tuple[float, float] = (0.0, 0.0)  # served spans of each arm, repeated ones within a trace included
     complete: bool = True  # False: some are missing, nobody knows which
     note: str = ""  # for people
 

@@ -12,7 +12,7 @@ from canaryd import wording
 from canaryd.model import Finding, Floats, SpanEvidence
 from canaryd.operations import TRACES, edges_of
 from canaryd.policy import Spec
-from canaryd.stats import traces
+from canaryd.stats import difference, traces
 from canaryd.stats.traces import FAILED, Assessment, Noise
 
 LATE = 4  # intervals that wait for spans, from which on the spans are not seen
@@ -84,6 +84,7 @@ class Operations:
         metric = self.spec.traces()
         assert metric is not None
         rate = float(self.numbers.rates[self.j, slot, kind])
+        low, high = _interval(x_c, n_c, x_s, n_s)
         return replace(
             out,
             event=self._event(int(slot), int(kind)),
@@ -92,6 +93,8 @@ class Operations:
             canary_n=n_c,
             stable_n=n_s,
             difference=x_c / n_c - x_s / n_s,
+            low=low,
+            high=high,
             tolerated=metric.tolerance.relative * rate + metric.tolerance.absolute,
             log_e=self.log_e,
             toward_rollback=1.0 if self.log_e >= alarm else max(0.0, min(self.log_e / alarm, 0.999)),
@@ -166,6 +169,14 @@ class Operations:
         """Spans of stable for each of the canary; 0 before there are any."""
         stable, canary = (traces.clock(self.held.arrays, name) for name in ("spans_s", "spans_c"))
         return stable / canary if canary > 0 else 0.0
+
+
+def _interval(x_c: float, n_c: float, x_s: float, n_s: float) -> tuple[float, float]:
+    """Of the difference, for showing, over all intervals at once (see canaryd.stats.difference)."""
+    total, requests, bad = np.array([x_c - n_c * x_s / n_s]), np.array([n_c]), np.array([x_c])
+    share = difference.stable_share(total, requests, bad, np.array([x_s]), np.array([n_s]))
+    _, low, high = difference.interval(total, requests, np.array([n_c**2 / n_s]), share)
+    return float(low[0]), float(high[0])
 
 
 def not_seen(held: SpanEvidence | None, why: str) -> str:

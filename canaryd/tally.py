@@ -30,7 +30,7 @@ def of_spans(
     """The service's own spans that began in (start, end]; those that are of neither arm are left out and said."""
     first, last = nanoseconds(start), nanoseconds(end)
     worst: dict[tuple[str, str, int], tuple[bool, float]] = {}
-    sampled: tuple[set[str], set[str]] = (set(), set())
+    sampled = [0.0, 0.0]
     unknown = 0
     for span in spans:
         if span.service != service or span.kind not in SERVED or not first < span.start <= last:
@@ -39,7 +39,7 @@ def of_spans(
             unknown += 1
             continue
         arm = _ARMS.index(span.arm)
-        sampled[arm].add(span.trace)
+        sampled[arm] += 1.0  # every one: a trace may have asked both arms
         key = cut(span.operation, LONGEST), span.trace, arm
         failed, took = worst.get(key, (False, 0.0))
         worst[key] = failed or span.error, max(took, span.duration)
@@ -49,8 +49,8 @@ def of_spans(
     for (operation, _, arm), (failed, took) in worst.items():
         counted[at[operation], arm] += 1.0, float(failed)
         durations[at[operation], arm, int(np.searchsorted(EDGES, took))] += 1.0
-    seen = float(len(sampled[0])), float(len(sampled[1]))
-    found = SpanCounts(start, end, tuple(names), counted, durations, EDGES, seen, complete, _said(note, unknown, names))
+    seen, said = (sampled[0], sampled[1]), _said(note, unknown, names)
+    found = SpanCounts(start, end, tuple(names), counted, durations, EDGES, seen, complete, said)
     return bounded(found)
 
 

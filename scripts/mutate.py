@@ -63,7 +63,7 @@ counts = _in("counts", "counts")
 bernoulli = _in("stats/bernoulli", "bernoulli")
 evidence = _in("stats/evidence", "evidence", "judge")
 guard = _in("stats/guard", "guard", "evidence")
-spans = _in("stats/traces", "stats/test_traces", "traces_rollout")
+spans = _in("stats/traces", "traces")
 tally = _in("tally", "tally", "traces_rollout")
 operations = _in("operations", "traces_rollout", "tally")
 spanned = _in("spanned", "traces_rollout")
@@ -508,7 +508,7 @@ MUTANTS: tuple[Mutant, ...] = (
     # ── verdict, record, store ──
     judge(
         "a metric that cannot be seen is healthy",
-        "elif blind or any(f.verdict is Verdict.BLIND for f in findings):",
+        "elif blind or self._blinding(findings):",
         "elif blind:",
     ),
     judge(
@@ -531,7 +531,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.regressed = self.log_e >= self.alarm / 2",
     ),
     records("two records have one number", 'f"{canary.key}/{number + i}"', 'f"{canary.key}/{number}"'),
-    records("looks that counted evidence are not kept", "if decision.tell or seen.scored:", "if decision.tell:"),
+    records(
+        "looks that counted evidence are not kept",
+        "if decision.tell or seen.scored or seen.spans:",
+        "if decision.tell:",
+    ),
     store("the version is not compared", "if current.version != version:", "if current.version < 0:"),
 )
 

@@ -58,7 +58,7 @@ class Item:
     spans: Floats  # (K, 2, 2), see `slotted`
     durations: Floats  # (K, 2, B + 1)
     scored: bool
-    sampled: tuple[float, float]  # requests with spans, of stable and canary
+    sampled: tuple[float, float]  # all served spans of stable and canary, also of operations without a slot
     requests: tuple[float, float]  # all requests
     near: tuple[tuple[Floats, Floats] | None, tuple[Floats, Floats] | None] = (None, None)
 

@@ -251,3 +251,13 @@ def test_the_first_record_of_a_rollout_holds_its_document_without_what_may_be_se
     document = found[-1].body["document"]
     assert document["spec"]["steps"][0]["weight"] == 20
     assert document["spec"]["afterPromotion"]["webhook"] == "https://a.example/x?…"
+
+
+def test_the_labels_by_which_people_choose_are_in_the_body_and_bounded() -> None:
+    state = at(Phase.PROGRESSING)
+    decision, seen = look(state, None)
+    assert "labels" not in records.body(API, state, decision, seen)
+    labels = {f"label-{n:02}": "x" * 100 for n in range(40)}
+    labelled = API.model_copy(update={"metadata": API.metadata.model_copy(update={"labels": labels})})
+    told = records.body(labelled, state, decision, seen)["labels"]
+    assert told == {f"label-{n:02}": "x" * 63 for n in range(records.MOST_LABELS)}

@@ -155,6 +155,7 @@ def test_one_operation_that_fails_rolls_back_though_no_other_metric_shows_it(wor
     assert finding["canary"] > 0.2
     assert finding["stable"] < 0.03
     assert finding["canaryN"] > 10
+    assert 0 < finding["low"] < finding["difference"] < finding["high"]
     assert differences(world) == []
 
 

@@ -155,6 +155,13 @@ def test_the_weights_of_operations_never_add_up_to_more_than_one_and_never_chang
     assert len(fixed) == 9
 
 
+def test_what_is_only_learnt_from_is_not_bet_on_beside_one_that_is() -> None:
+    bad = one((0, 0, 10, 10), (30, 10))
+    learning, _ = update([item(learnt(), *bad, scored=False), item(learnt(), *bad)])
+    for name in ("stake", "total", "sampling", "weight", "clock"):
+        np.testing.assert_array_equal(learning[name], learnt()[name], err_msg=name)
+
+
 def test_padding_beside_a_larger_rollout_changes_nothing() -> None:
     small, large = learnt(1), learnt(12)
     few, many = one((0, 1, 2, 2), (20, 10)), (np.zeros((13, 2, 2)), np.zeros((13, 2, 7)))
@@ -245,6 +252,19 @@ def test_arms_that_are_sampled_alike_are_found_to_be() -> None:
     for _ in range(10):
         (arrays,) = update([item(arrays, *one((0, 2, 0, 0), (27, 3)), requests=(2700, 300))])
     assert seen([arrays]).alike[0]
+
+
+def test_sampling_that_changes_during_the_rollout_is_refused_from_then_on() -> None:
+    arrays = learnt()
+    for _ in range(10):
+        (arrays,) = update([item(arrays, *one((0, 2, 0, 0), (27, 3)), requests=(2700, 300))])
+    assert seen([arrays]).alike[0]
+    for _ in range(120):
+        (arrays,) = update([item(arrays, *one((0, 2, 9, 2), (27, 30)), sampled=(27, 30), requests=(2700, 300))])
+    found = seen([arrays])
+    assert found.unlike[0]
+    assert not found.alike[0]
+    assert found.log_e[0] <= 0
 
 
 def test_a_worse_neighbour_of_stable_stands_in_for_it() -> None:
