@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from datetime import datetime
@@ -117,12 +118,23 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
             {"at": iso(t.at), "phase": str(t.phase), "step": t.step, "weight": t.weight, "sentence": t.sentence}
             for t in state.history
         ],
-        "account": _account(canary, before, state, judged) if judged and seen.evidence else None,
+        "account": _account(canary, before, state, judged) if judged and seen.evidence else kept.get("account"),
         "look": _look(canary, before, seen) if judged and before else None,
         "trouble": list(seen.trouble),
         "severity": decision.severity,
-        **({"document": dump_canary(canary)} if begins and state.rollout else {}),
+        **({"document": without_queries(dump_canary(canary))} if begins and state.rollout else {}),
     }
+
+
+def without_queries(value: Any) -> Any:
+    """The same JSON value with the query part of every URL left out: tokens like to live there."""
+    if isinstance(value, Mapping):
+        return {str(key): without_queries(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_queries(item) for item in value]
+    if isinstance(value, str) and re.match(r"https?://", value):
+        return re.sub(r"[?#].*", "?…", value, flags=re.DOTALL)
+    return value
 
 
 def _labels(canary: Canary) -> dict[str, Any]:
