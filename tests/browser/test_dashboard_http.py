@@ -376,7 +376,7 @@ def test_a_page_that_looks_on_gets_what_changed_and_nothing_else(fresh: Stage) -
         assert set(news["parts"]) == {"r:api"}  # pay rests
         assert id_ != mark
         fresh.world.errors["api-b"] = 0.4
-        fresh.until("RolledBack")
+        fresh.turn(2)
         _, news = stream.news()
         assert 'data-g="back"' in news["parts"]["r:api"]
         assert news["says"] == ["api: rolled back"]
@@ -442,7 +442,7 @@ def test_only_so_many_pages_can_look_on_and_one_that_leaves_makes_room(stage: St
 def test_streams_end_with_the_daemon_at_once(make_stage: Make) -> None:
     stage = make_stage()
     stream = Stream(stage.url, authorization="Bearer " + VIEWER)
-    stream.event()
+    stream.news()
     began = time.monotonic()
     stage.server.close()
     with pytest.raises((EOFError, ConnectionError)):
