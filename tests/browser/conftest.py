@@ -14,18 +14,10 @@ import pytest
 for folder in ("core", "e2e"):  # where `world` and `scene` are
     sys.path.append(str(Path(__file__).parents[1] / folder))
 
-from stage import TOKENS, Make, Stage, World, canary, spec  # noqa: E402
+from stage import TOKENS, Make, Stage, World, canary, spec, tokens_file  # noqa: E402
 from talk import sign_in  # noqa: E402
 
 from canaryd.config.dashboard import Auth, Dashboard  # noqa: E402
-
-
-def tokens_file(directory: Path) -> str:
-    """The people of TOKENS, in a file that only its owner may read."""
-    file = directory / "tokens"
-    file.write_text("# who may look, who may act\n" + "".join(f"{n} {r} {t}\n" for n, (r, t) in TOKENS.items()))
-    file.chmod(0o600)
-    return str(file)
 
 
 @contextmanager
