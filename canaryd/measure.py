@@ -133,7 +133,7 @@ class Measurer:
             step=spec.interval,
             source=spec.source,
             durations=any(m.kind == "latency" for m in spec.metrics),
-            templates=_templates(spec),
+            templates=templates(spec),
             stable_service=services[0],
             canary_service=services[1],
             server=spec.prometheus.url if spec.prometheus else "",
@@ -278,7 +278,7 @@ def _fits(held: Evidence, gates: int) -> bool:
     return tests.fits(held.arrays, held.edges, gates, *room)
 
 
-def _templates(spec: Spec) -> tuple[Template, ...]:
+def templates(spec: Spec) -> tuple[Template, ...]:
     """The operator's own questions, both arms of each."""
     asked = []
     for q in spec.queries():

@@ -160,6 +160,7 @@ class Finding:
     seconds_to_step: float | None = None  # at the present traffic, if the canary is as good as stable
     seconds_to_rollback: float | None = None  # at the present pace of the evidence, if it goes that way
     note: str = ""  # what limits it, why it is blind, ...
+    row: int = -1  # of the tests' rows, see canaryd.stats.evidence; -1: none
 
 
 @dataclass(frozen=True, slots=True)

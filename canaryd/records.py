@@ -11,7 +11,8 @@ from typing import Any
 from canaryd import wording
 from canaryd.model import Decision, DecisionKind, Finding, Judgement, Observation, Phase, Record, RolloutState, Verdict
 from canaryd.policy import Canary, dump_canary
-from canaryd.stats.evidence import clock
+from canaryd.stats.account import account
+from canaryd.stats.evidence import Rules, clock
 
 MOST_STARTS = 64  # start times of pods that a record keeps
 
@@ -60,7 +61,8 @@ def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observa
 def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: Observation) -> dict[str, Any]:
     """Plain JSON values, camelCase; rates and shares 0..1, durations in seconds, times ISO 8601."""
     state = decision.state
-    judged = seen.judgement if before is None or before.rollout == state.rollout else None  # never of another rollout
+    begins = before is None or before.rollout != state.rollout
+    judged = seen.judgement if before is None or not begins else None  # never of another rollout
     answer = state.answered[-1] if state.answered and state.answered[-1].at == seen.at else None
     said = next((o for o in seen.overrides if answer and o.id == answer.id), None)
     kept = state.latest if judged is None and (before is None or before.rollout == state.rollout) else {}
@@ -100,9 +102,11 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
             {"at": iso(t.at), "phase": str(t.phase), "step": t.step, "weight": t.weight, "sentence": t.sentence}
             for t in state.history
         ],
+        "account": _account(canary, before, state, judged) if judged and seen.evidence else None,
         "look": _look(canary, before, seen) if judged and before else None,
         "trouble": list(seen.trouble),
         "severity": decision.severity,
+        **({"document": dump_canary(canary)} if begins and state.rollout else {}),
     }
 
 
@@ -171,6 +175,21 @@ def _look(canary: Canary, before: RolloutState, seen: Observation) -> dict[str, 
         "hook": [before.hook.id, str(before.hook.status)] if before.hook else None,
         "hookSeen": [hook.id, str(hook.status)] if hook else None,
     }
+
+
+def _account(
+    canary: Canary, before: RolloutState | None, state: RolloutState, judged: Judgement
+) -> dict[str, Any] | None:
+    """The arithmetic of the decisive metric, to be checked by hand; None before there is any."""
+    decisive = next((f for f in judged.findings if f.metric == judged.decisive), None)
+    held = state.evidence
+    if decisive is None or held is None or not held.arrays:
+        return None
+    earlier = before.evidence if before and before.evidence and before.rollout == state.rollout else None
+    arrays = earlier.arrays if earlier is not None and earlier.arrays else None
+    step = before.step if before is not None else state.step
+    rows = [decisive.row, *(f.row for f in judged.findings)]
+    return account(Rules.of(canary.spec), held.arrays, held.edges, rows, step, arrays) or None
 
 
 def fingerprint(canary: Canary) -> str:

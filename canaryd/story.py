@@ -166,6 +166,7 @@ class Story:
     evidence: tuple[Evidence, ...] = ()
     bands: tuple[Band, ...] = ()
     gaps: tuple[Gap, ...] = ()
+    bodies: tuple[Body, ...] = field(default=(), repr=False)  # of its records, oldest first
     traces: Body = field(default_factory=dict)  # the latest trace evidence
     latest: Body = field(default_factory=dict)  # body of the latest record
     decided: Body = field(default_factory=dict)  # body of the decision that explains the outcome
@@ -205,7 +206,7 @@ class Story:
             namespace=_text(latest, "namespace"),
             rollout=name,
             revision=_text(latest, "revision"),
-            stable_revision=next((_text(b, "stableRevision") for b in bodies if b.get("stableRevision")), ""),
+            stable_revision=next((_text(b, "stableRevision") for b in bodies if _was_stable(b)), ""),
             outcome=outcome,
             started=started,
             ended=_end(bodies, outcome),
@@ -217,7 +218,8 @@ class Story:
             evidence=_evidence(bodies),
             bands=_bands(moments, until),
             gaps=_gaps(mine, interval, until),
-            traces=next((t for b in reversed(bodies) if (t := _part(b, "traces"))), {}),
+            bodies=tuple(bodies),
+            traces=next((t for b in reversed(bodies) if (t := part(b, "traces"))), {}),
             latest=latest,
             decided=decided,
             document=document,
@@ -245,13 +247,13 @@ class Story:
     @property
     def findings(self) -> tuple[Body, ...]:
         """The numbers of the decision that explains the outcome, or the latest ones."""
-        return tuple(_parts(self.decided, "findings") or _parts(self.latest, "findings"))
+        return tuple(parts(self.decided, "findings") or parts(self.latest, "findings"))
 
     @property
     def harmed(self) -> tuple[float, float]:
         """Canary requests of this run, and how many of them failed."""
-        part = _part(self.latest, "harmed")
-        return _number(part.get("requests")) or 0.0, _number(part.get("failures")) or 0.0
+        harmed = part(self.latest, "harmed")
+        return number(harmed.get("requests")) or 0.0, number(harmed.get("failures")) or 0.0
 
     @property
     def highest(self) -> float:
@@ -286,7 +288,7 @@ class Story:
     @property
     def now(self) -> str:
         """What comes next, and what a person can do."""
-        stable = _text(_part(self.latest, "workloads"), "stable") or "stable"
+        stable = _text(part(self.latest, "workloads"), "stable") or "stable"
         if self.outcome is Outcome.PROMOTED:
             return "Nothing is to be done."
         if self.outcome is Outcome.ROLLED_BACK and self.ended:
@@ -313,8 +315,8 @@ def _in_order(known: Iterable[tuple[Body, Moment]]) -> list[tuple[Body, Moment]]
         found.reverse()
 
     def place(one: tuple[Body, Moment]) -> tuple[datetime, int]:
-        number = one[1].id.rpartition("/")[2]
-        return one[1].at, int(number) if number.isdecimal() and len(number) < 18 else 0
+        last = one[1].id.rpartition("/")[2]
+        return one[1].at, int(last) if last.isdecimal() and len(last) < 18 else 0
 
     return sorted(found, key=place)
 
@@ -337,7 +339,7 @@ def _unique(records: Iterable[Record | Body]) -> Iterable[tuple[Body, Moment]]:
 
 
 def _moment(body: Body, id_: str, at: datetime, kind: str, sentence: str) -> Moment:
-    step = _number(body.get("step"))
+    step = number(body.get("step"))
     return Moment(
         id=id_,
         at=at,
@@ -346,9 +348,9 @@ def _moment(body: Body, id_: str, at: datetime, kind: str, sentence: str) -> Mom
         severity=_text(body, "severity") or "info",
         phase=_text(body, "phase"),
         step=int(step) if step is not None else -1,
-        weight=_number(_part(body, "weight").get("desired")) or 0.0,
+        weight=number(part(body, "weight").get("desired")) or 0.0,
         verdict=_text(body, "verdict"),
-        override=_part(body, "override") or None,
+        override=part(body, "override") or None,
     )
 
 
@@ -370,6 +372,8 @@ def _decided(bodies: Sequence[Body], outcome: Outcome) -> Body:
         Outcome.PROMOTED: ("promote", "advance", "override", "succeed"),
     }.get(outcome, ())
     found = [b for b in bodies if b.get("kind") in kinds]
+    if outcome is Outcome.PROMOTED:  # the decision to go on says more than that it is done
+        found = [b for b in found if b.get("kind") == "promote"] or found
     if outcome is Outcome.ROLLED_BACK:  # an abort is a word of a person and a rollback in one look
         causes = [b for b in found if b.get("kind") != "rolled-back"]
         return (causes or found or [bodies[-1]])[-1]
@@ -396,8 +400,8 @@ def _interval(bodies: Sequence[Body]) -> timedelta | None:
 
 def _document(bodies: Sequence[Body], canary: Canary | None) -> tuple[Body | None, str]:
     """The document that the rollout began with; without a record of it the present one, and what is to be said."""
-    kept = next((d for b in bodies if (d := _part(b, "document"))), None)
-    prints = {str(_part(b, "look").get("document")) for b in bodies if _part(b, "look").get("document")}
+    kept = next((d for b in bodies if (d := part(b, "document"))), None)
+    prints = {str(part(b, "look").get("document")) for b in bodies if part(b, "look").get("document")}
     note = "The document was changed while the rollout was under way." if len(prints) > 1 else ""
     if kept is not None:
         return kept, note
@@ -411,11 +415,16 @@ def _first_known(latest: Body, first: Moment) -> bool:
     return since is not None and first.at <= since
 
 
+def _was_stable(body: Body) -> bool:
+    """It names the revision that was stable during the rollout, not the one that came out of it."""
+    return bool(body.get("stableRevision")) and body.get("phase") != "Succeeded"
+
+
 def _looks(bodies: Sequence[Body]) -> list[Body]:
     """One body for each look that judged something, in order; what was only carried along is left out."""
     out: list[Body] = []
     for body in bodies:
-        judged = bool(_part(body, "look")) if "look" in body else bool(body.get("findings"))
+        judged = bool(part(body, "look")) if "look" in body else bool(body.get("findings"))
         if judged and not (out and out[-1].get("at") == body.get("at")):
             out.append(body)
     return out
@@ -426,7 +435,7 @@ def _metrics(bodies: Sequence[Body], decisive: str) -> tuple[Metric, ...]:
     relative: set[str] = set()
     for body in _looks(bodies):
         at = _time(body.get("at"))
-        for finding in _parts(body, "findings"):
+        for finding in parts(body, "findings"):
             name = _text(finding, "metric")
             if at is None or not name:
                 continue
@@ -438,11 +447,11 @@ def _metrics(bodies: Sequence[Body], decisive: str) -> tuple[Metric, ...]:
 
 
 def _point(finding: Body, at: datetime) -> Point:
-    get = {key: _number(value) for key, value in finding.items()}
+    get = {key: number(value) for key, value in finding.items()}
     canary, stable, difference = get.get("canary"), get.get("stable"), get.get("difference")
     means = finding.get("means")
     if isinstance(means, Sequence) and not isinstance(means, str) and len(means) == 2:
-        stable, canary = _number(means[0]), _number(means[1])
+        stable, canary = number(means[0]), number(means[1])
         difference = canary / stable - 1 if canary is not None and stable else None
     return Point(
         at=at,
@@ -466,18 +475,18 @@ def _point(finding: Body, at: datetime) -> Point:
 def _weights(bodies: Sequence[Body]) -> tuple[Weight, ...]:
     out: list[Weight] = []
     for body in bodies:
-        part, at = _part(body, "weight"), _time(body.get("at"))
-        desired = _number(part.get("desired"))
+        split, at = part(body, "weight"), _time(body.get("at"))
+        desired = number(split.get("desired"))
         if at is None or desired is None:
             continue
-        observed = _number(part.get("observed"))
+        observed = number(split.get("observed"))
         weight = Weight(
             at=at,
             desired=desired,
-            configured=_number(part.get("configured")),
+            configured=number(split.get("configured")),
             observed=None if observed is None else observed * 100,
-            requests=_number(part.get("requests")),
-            confirmed=part.get("confirmed") is True,
+            requests=number(split.get("requests")),
+            confirmed=split.get("confirmed") is True,
         )
         if not out or out[-1] != weight:
             out.append(weight)
@@ -487,9 +496,9 @@ def _weights(bodies: Sequence[Body]) -> tuple[Weight, ...]:
 def _evidence(bodies: Sequence[Body]) -> tuple[Evidence, ...]:
     out = []
     for body in _looks(bodies):
-        part, at = _part(body, "evidence"), _time(body.get("at"))
+        found, at = part(body, "evidence"), _time(body.get("at"))
         if at is not None:
-            shares = (_number(part.get(key)) for key in ("towardStep", "towardRollback", "logE"))
+            shares = (number(found.get(key)) for key in ("towardStep", "towardRollback", "logE"))
             out.append(Evidence(at, *shares))
     return tuple(out)
 
@@ -511,7 +520,7 @@ def _gaps(mine: Sequence[tuple[Body, Moment]], interval: timedelta | None, until
     out: list[Gap] = []
     patience = max(PATIENCE * interval, LEAST_PATIENCE) if interval else None
     for (body, moment), (after, later) in pairwise(mine):
-        spell = timedelta(seconds=_number(_part(after, "evidence").get("blind")) or 0.0)
+        spell = timedelta(seconds=number(part(after, "evidence").get("blind")) or 0.0)
         if _text(body, "verdict") == "blind":
             out.append(Gap(moment.at, later.at, "blind", moment.sentence))
         elif later.kind in ("blind", "blind-deadline") and spell:
@@ -539,12 +548,14 @@ def _joined(gaps: Iterable[Gap]) -> list[Gap]:
 # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _part(body: Body, key: str) -> Body:
+def part(body: Body, key: str) -> Body:
+    """A mapping in a mapping; an empty one when it is none."""
     value = body.get(key)
     return value if isinstance(value, Mapping) else {}
 
 
-def _parts(body: Body, key: str) -> list[Body]:
+def parts(body: Body, key: str) -> list[Body]:
+    """The mappings of a list in a mapping."""
     value = body.get(key)
     items = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
     return [item for item in items if isinstance(item, Mapping)]
@@ -555,15 +566,15 @@ def _text(body: Body, key: str) -> str:
     return str(value) if value is not None else ""
 
 
-def _number(value: object) -> float | None:
+def number(value: object) -> float | None:
     """A finite number, or None."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        number = float(value)
+        known = float(value)
     except OverflowError:  # a whole number beyond every float
         return None
-    return number if math.isfinite(number) else None
+    return known if math.isfinite(known) else None
 
 
 def _time(value: object) -> datetime | None:

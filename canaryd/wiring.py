@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from canaryd import adapters
 from canaryd.config import Settings
+from canaryd.errors import SourceError
+from canaryd.policy import Canary
 from canaryd.ports import MetricSource, Ports, StateStore, TrafficRouter, Workloads
 
 if TYPE_CHECKING:
     from canaryd.adapters.kubernetes_store import KubernetesStore
+    from canaryd.adapters.prometheus_health import Health
     from canaryd.kube.client import KubeClient
     from canaryd.watched import Watched
 
@@ -43,6 +47,39 @@ def metric_source(settings: Settings) -> MetricSource:
         own, partial(asking, public_only=not prometheus.allow_local)
     )
     return per_server
+
+
+def prometheus_health(settings: Settings | None, url: str | None) -> Callable[[Canary, str, str], Health] | None:
+    """What asks a canary's Prometheus about itself; None where no Prometheus is known. `url`: another one.
+
+    A token goes to the Prometheus of the settings and to no other.
+    """
+    from canaryd.adapters.prometheus import PrometheusSource
+    from canaryd.adapters.prometheus_health import health
+
+    configured = settings.metrics.prometheus if settings and settings.metrics.source == "prometheus" else None
+
+    def ask(canary: Canary, stable: str, workload: str) -> Health:
+        own = canary.spec.prometheus.url if canary.spec.prometheus else None
+        server = url or own or (configured.url if configured else None)
+        if server is None:
+            raise SourceError("which Prometheus has its counters is not known here; use --prometheus URL")
+        headers = {}
+        if configured and server == configured.url:
+            source = PrometheusSource(server, bearer_file=configured.bearer_token_file, ca_file=configured.ca_file)
+            headers = source.authorization()
+        return health(
+            server,
+            canary.spec.source.requests,
+            (stable, workload),
+            canary.metadata.namespace,
+            over=max(timedelta(minutes=5), 5 * canary.spec.interval),
+            headers=headers,
+            ca_file=configured.ca_file if configured and server == configured.url else None,
+            public_only=bool(configured and server == own and not url and not configured.allow_local),
+        )
+
+    return ask if url or configured or settings is None or settings.mode == "cluster" else None
 
 
 def state_store(settings: Settings, root: Path) -> StateStore:

@@ -7,6 +7,6 @@ marks in shape, and words stand beside both. `CSS` gives the classes their colou
 
 from canaryd.charts.marks import CSS
 from canaryd.charts.plots import difference, evidence, share, weight
-from canaryd.charts.small import sparkline, step_bar
+from canaryd.charts.small import ruler, sparkline, step_bar
 
-__all__ = ["CSS", "difference", "evidence", "share", "sparkline", "step_bar", "weight"]
+__all__ = ["CSS", "difference", "evidence", "ruler", "share", "sparkline", "step_bar", "weight"]

@@ -100,7 +100,7 @@ def _css() -> str:
         f":root[data-theme=dark]{{{variables(_DARK)}}}",
         f"@media print{{:root:root:root{{{variables(_LIGHT)}color-scheme:light}}}}",
         ".cd-chart{display:block;width:100%;height:auto}",
-        ".cd-small{display:inline-block;vertical-align:middle}",
+        ".cd-small{display:inline-block;vertical-align:middle;max-width:100%;height:auto}",
         *(f".{name}{{{rule(look)}}}" for name, look in _LOOKS.items()),
     ]
     return "\n".join(lines)

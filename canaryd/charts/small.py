@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from canaryd import wording
 from canaryd.charts.axes import Scale, extent
-from canaryd.charts.frame import path
-from canaryd.charts.marks import el, picture
+from canaryd.charts.frame import path, range_of
+from canaryd.charts.marks import el, label, picture
 from canaryd.charts.thin import thinned
-from canaryd.story import Metric
+from canaryd.story import Metric, number
 
 
 def sparkline(metric: Metric, *, width: int = 120, height: int = 24, uid: str = "") -> str:
@@ -35,6 +36,32 @@ def sparkline(metric: Metric, *, width: int = 120, height: int = 24, uid: str = 
         run = []
     last = metric.last
     return picture(width, height, "".join(out), name, wording.points(last.difference) if last else "", uid, "cd-small")
+
+
+def ruler(finding: Mapping[str, Any], *, width: int = 320, uid: str) -> str:
+    """One difference with its interval on a line, beside stable (0) and what is tolerated; "" without a difference."""
+    keys = ("difference", "low", "high", "tolerated")
+    middle, low, high, allowed = (number(finding.get(key)) for key in keys)
+    if middle is None:
+        return ""
+    found = extent([0.0, middle, low, high, allowed])
+    assert found is not None
+    x, y = Scale(*range_of(*found, 0.04), 8, width - 8), 34
+    out = [el("line", "cd-grid", x1=8, x2=width - 8, y1=y, y2=y)]
+    if low is not None and high is not None:
+        left, right = x(low), x(high)
+        out.append(el("rect", "cd-interval", x=left, y=y - 8, width=max(right - left, 1), height=16))
+    out.append(el("line", "cd-zero", x1=x(0.0), x2=x(0.0), y1=y - 13, y2=y + 13))
+    if allowed is not None:
+        out.append(el("line", "cd-tolerated", x1=x(allowed), x2=x(allowed), y1=y - 13, y2=y + 13))
+    out.append(el("circle", "cd-canary-dot", cx=x(middle), cy=y, r=5))
+    words = wording.interval(middle, low, high)
+    out.append(label(min(max(x(middle), 70), width - 70), 14, words, "cd-strong", "middle"))
+    below = f"0 = stable; tolerated {wording.points(allowed)}" if allowed is not None else "0 = stable"
+    near_left = x(0.0) < width / 2
+    out.append(label(8 if near_left else width - 8, 60, below, anchor="start" if near_left else "end"))
+    told = f"{words}, tolerated {wording.points(allowed)}"
+    return picture(width, 66, "".join(out), "difference of the decisive metric", told, uid, "cd-small")
 
 
 def hash_of(text: str) -> int:

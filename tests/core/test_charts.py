@@ -9,7 +9,7 @@ from datetime import timedelta
 from xml.etree import ElementTree
 
 import pytest
-from test_story import records, regressing
+from test_story import regressed
 from world import START
 
 from canaryd import charts
@@ -23,7 +23,7 @@ HOSTILE = "</title><script>alert(1)</script>\x1b[31m\u202e\"'&"
 
 @pytest.fixture(scope="module")
 def story() -> Story:
-    return Story.of(records(regressing()))
+    return Story.of(regressed())
 
 
 CHARTS: dict[str, Callable[[Story], str]] = {
@@ -155,11 +155,7 @@ def test_a_step_bar_is_full_where_the_steps_are_done() -> None:
 
 
 def test_every_look_has_its_colours_in_light_dark_and_print() -> None:
-    used = set(
-        re.findall(
-            r'class="(cd-[a-z-]+)"', "".join(chart(Story.of(records(regressing()))) for chart in CHARTS.values())
-        )
-    )
+    used = set(re.findall(r'class="(cd-[a-z-]+)"', "".join(chart(Story.of(regressed())) for chart in CHARTS.values())))
     assert all(f".{name}{{" in charts.CSS for name in used)
     for name in re.findall(r"var\(--cd-([a-z]+)\)", charts.CSS):
         assert charts.CSS.count(f"--cd-{name}:") == 4  # light, dark by the system, dark by choice, print

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import pytest
@@ -25,12 +26,18 @@ def regressing() -> World:
     return world
 
 
+@cache
+def regressed() -> tuple[Record, ...]:
+    """The records of a rollout that was rolled back from 25 % for its errors; newest first."""
+    return records(regressing())
+
+
 def records(world: World) -> tuple[Record, ...]:
     return world.store.records(world.canaries[0].key, limit=10_000)
 
 
 def test_a_rollback_is_told_with_its_weight_its_reason_and_what_to_do() -> None:
-    story = Story.of(records(regressing()))
+    story = Story.of(regressed())
     assert story.outcome is Outcome.ROLLED_BACK
     assert story.what == "api r2 was rolled back from 25 % at 12:02:40 UTC, 1 min 30 s after it began."
     assert story.why.startswith("api 25 % → 0 %: errors 1.8 % canary vs 0.18 % stable")
@@ -53,12 +60,12 @@ def test_a_promotion_is_told_and_nothing_is_to_be_done() -> None:
 
 
 def test_the_order_of_the_records_does_not_change_the_story() -> None:
-    found = records(regressing())
+    found = regressed()
     assert Story.of(found) == Story.of(tuple(reversed(found)))
 
 
 def test_each_look_is_a_point_and_no_look_is_two() -> None:
-    story = Story.of(records(regressing()))
+    story = Story.of(regressed())
     for metric in story.metrics:
         times = [p.at for p in metric.points]
         assert times == sorted(set(times))
@@ -68,7 +75,7 @@ def test_each_look_is_a_point_and_no_look_is_two() -> None:
 
 
 def test_what_a_later_record_only_carries_along_is_no_new_point() -> None:
-    found = records(regressing())
+    found = regressed()
     last = max(r.at for r in found)
     more = [{**found[0].body, "at": (last + timedelta(minutes=i)).isoformat()} for i in (1, 2)]
     story = Story.of([*(r.body for r in found), *more])
@@ -143,7 +150,7 @@ def test_without_any_record_there_is_no_rollout() -> None:
 
 
 def test_numbers_that_are_none_stay_unknown() -> None:
-    body: dict[str, Any] = json.loads(json.dumps(dict(records(regressing())[0].body)))
+    body: dict[str, Any] = json.loads(json.dumps(dict(regressed()[0].body)))
     body |= {"look": {"read": True}, "weight": {"desired": 5, "observed": "NaN", "configured": None}}
     body["findings"] = [{"metric": "errors", "difference": float("nan"), "low": True, "high": 10**400}, "junk", None]
     story = Story.of([body])
