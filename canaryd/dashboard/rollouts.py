@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from threading import Lock
 from typing import Any
 
@@ -54,8 +55,8 @@ class Page:
 class Rollouts:
     """The pages that were asked for lately. Safe to use from several threads."""
 
-    def __init__(self, feed: Feed, env: Environment, base: str) -> None:
-        self._feed, self._base = feed, base
+    def __init__(self, feed: Feed, env: Environment, base: str, now: Callable[[], datetime]) -> None:
+        self._feed, self._base, self._now = feed, base, now
         self._templates = {name: env.get_template(f"part_{name}.html") for name in PARTS}
         self._pages: OrderedDict[tuple[str, str], Page] = OrderedDict()
         self._lock = Lock()
@@ -81,7 +82,7 @@ class Rollouts:
             page.records = self._newest(page)
             said = self._feed.said(page.key, limit=50)
             mine = self._mine(page)
-            story = Story.of(mine, self._feed.canary(page.key), rollout=page.rollout)
+            story = Story.of(mine, self._feed.canary(page.key), rollout=page.rollout, now=self._now())
             page.story, page.body, page.seen = story, self._current(story, body), body
             page.topic.put(self._parts(page, story, said), says=_news(page))
             page.due = time.monotonic() + PAUSE * (time.monotonic() - began)
@@ -105,8 +106,10 @@ class Rollouts:
         return [*page.records[:1], *mine] if page.records[:1] != mine[:1] else mine
 
     def _current(self, story: Story, body: Body | None) -> Body:
-        """What is so now where this is the rollout under way, else how it ended."""
-        return body if body is not None and body.get("rollout") == story.rollout else story.latest
+        """What is so now where this is the rollout under way, else how it ended. An outline says less than a record."""
+        if body is None or not story.moments:
+            return body or story.latest
+        return body if body.get("rollout") == story.rollout and "evidence" in body else story.latest
 
     def _parts(self, page: Page, story: Story, said: Sequence[tuple[Override, Answer | None]]) -> dict[str, str]:
         assert page.body is not None

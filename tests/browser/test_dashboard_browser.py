@@ -180,6 +180,9 @@ def test_a_rollback_is_explained_with_its_numbers_its_charts_and_what_was_not_th
     assert "begins by anna" in log
     assert page.locator(".gauge.bad + b").inner_text() == "100 %"
     picture(page, "rollback", full_page=True)
+    page.click("text=Report")
+    assert "was rolled back from" in page.locator("body").inner_text()
+    assert page.evaluate("document.styleSheets.length && document.styleSheets[0].cssRules.length") > 10
 
 
 def test_a_rollout_under_way_shows_how_far_each_decision_is(shop: Stage, visitor: Any) -> None:
