@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+
 from canaryd.config import Settings, load_settings
 from canaryd.config.dashboard import Dashboard
 from canaryd.dashboard import view
