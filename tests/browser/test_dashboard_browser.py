@@ -282,7 +282,6 @@ def test_a_wrong_token_is_said_and_a_right_one_leads_to_where_one_wanted(shop: S
     page.fill("#token", "not-the-token-of-anybody-here")
     page.keyboard.press("Enter")
     assert page.locator("[role=alert]").inner_text() == "This token is not known."
-    picture(page, "sign-in")
     page.fill("#token", "a-viewers-token-with-32-letters.")
     page.keyboard.press("Enter")
     page.wait_for_url("**/canaries/pay/rollouts/pay-1")
