@@ -18,6 +18,7 @@ REPORTS = ROOT / ".cache" / "reports"
 LONG = {
     "test_api_trouble.py",
     "test_cluster_routes.py",
+    "test_dashboard_cluster.py",
     "test_demo.py",
     "test_deployments_safety.py",
     "test_informer.py",

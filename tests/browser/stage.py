@@ -187,7 +187,8 @@ def _blind(name: str, i: int, at: datetime) -> dict[str, Any]:
     return {
         **_rolling(name, i, at), "verdict": "blind",
         "evidence": {"towardStep": 0.2, "towardRollback": 0.04, "blind": 130},
-        "sentence": f"{name} held at 10 %: Prometheus has not answered for 2 min 10 s (connection refused)",
+        "sentence": f"{name} held at {(5, 10, 25, 50)[i // 10 % 4]} %: Prometheus has not answered for 2 min 10 s"
+        " (connection refused)",
     }  # fmt: skip
 
 
