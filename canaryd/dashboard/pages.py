@@ -210,6 +210,8 @@ class Pages:
 
     async def _events(self, request: Request) -> Response:
         """The stream of one page."""
+        if request.method == "HEAD":  # nothing would ever end it
+            return Response(media_type="text/event-stream")
         if self._hub.is_full:
             return PlainTextResponse("Too many pages are open.\n", 503, {"retry-after": "30"})
         key, rollout = request.query_params.get("canary"), request.query_params.get("rollout", "")

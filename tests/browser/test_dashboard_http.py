@@ -253,6 +253,16 @@ def test_a_request_is_small(stage: Stage) -> None:
         assert b" 413 " in raw.recv(4096)
 
 
+def test_a_request_that_is_wrong_about_its_length_is_refused(stage: Stage) -> None:
+    host, port = stage.url.removeprefix("http://").split(":")
+    kind = "content-type: application/x-www-form-urlencoded\r\n"
+    for length in ("5x", "99999999999999999999", "-1"):
+        with socket.create_connection((host, int(port)), timeout=5) as raw:
+            raw.sendall(f"POST /login HTTP/1.1\r\nhost: {host}\r\n{kind}content-length: {length}\r\n\r\n".encode())
+            assert raw.recv(4096).startswith(b"HTTP/1.1 4")
+    assert ask(stage.url, "/events", method="HEAD", authorization="Bearer " + VIEWER).status == 200
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
 def test_only_get_and_post_are_known(stage: Stage, method: str) -> None:
     assert ask(stage.url, "/", method=method, authorization="Bearer " + OPERATOR).status == 405
