@@ -103,6 +103,10 @@ WORDS = {
     "Settings.metrics": "where the counters come from",
     "Settings.traces": "where traces come from",
     "Settings.web": "the daemon's own pages",
+    "Settings.dashboard": "pages for people, live ([how](dashboard.md))",
+    "Dashboard.auth": "who may look, and who may act",
+    "Dashboard.tls": "needed beyond loopback, unless `externalURL` begins with https://",
+    "Auth.proxy": "a proxy that signs people in",
     "Settings.log": "what the daemon writes to its error output",
     "Settings.retention": "which decision records are kept",
     "Settings.placebo": "stable pods judged as if they were canaries, in the background",
@@ -139,6 +143,8 @@ LIMITS = {
     "Cluster.restoreDeadline": "10s to 1d",
     "Settings.tellAgain": "1s to 30d",
     "Settings.canaries": "at most 100",
+    "Auth.session": "1m to 30d",
+    "Auth.anonymous": "`viewer` or `operator`",
 }
 
 

@@ -35,6 +35,7 @@ COVERAGE = ("-ppytest_cov", "--cov=canaryd", "--cov-branch", "--cov-report=")
 LONG = {
     "test_api_trouble.py",
     "test_cluster_routes.py",
+    "test_dashboard_cluster.py",
     "test_definition.py",
     "test_demo.py",
     "test_deployments_safety.py",

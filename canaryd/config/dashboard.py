@@ -148,7 +148,9 @@ class Dashboard(Document):
 
     listen: str = Field(default="", description="host:port; port 0: any free one; empty: off")
     external_url: Annotated[str, Field(max_length=2048)] = Field(
-        default="", description="where people find it, with its path if it has one; links in messages begin with it"
+        default="",
+        alias="externalURL",
+        description="where people find it, with its path if it has one; links in messages begin with it",
     )
     actions: bool = Field(default=False, description="operators may promote, abort, pause, resume and retry")
     auth: Auth = Auth()

@@ -6,6 +6,7 @@ in the log, never a traceback.
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import secrets
 import time
@@ -28,6 +29,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MOST_BODY = 16 * 1024  # bytes of a request
+PATIENCE = 10.0  # seconds for each part of it
 METHODS = ("GET", "HEAD", "POST")
 OPEN = ("/login", "/static/")  # what is shown to everybody
 POLICY = "; ".join(
@@ -93,9 +95,12 @@ class Guard:
 
         try:
             answer = self._refuse(scope, headers)
-            await (answer or self._app)(scope, _bounded(receive), guarded_send)
+            await (answer or self._app)(scope, _bounded(receive, scope["method"] == "POST"), guarded_send)
         except _TooLargeError:
             await PlainTextResponse(f"At most {MOST_BODY} bytes.\n", 413)(scope, receive, guarded_send)
+        except TimeoutError:
+            if not begun:
+                await PlainTextResponse("The request took too long.\n", 408)(scope, receive, guarded_send)
         except Exception:
             number = secrets.token_hex(4)
             log.exception("page failed", number=number, path=scope["path"][:200])
@@ -113,11 +118,8 @@ class Guard:
         scope["path"], scope["raw_path"] = path, quote(path).encode()
         if scope["method"] not in METHODS:
             return PlainTextResponse("Use GET or POST.\n", 405, {"allow": ", ".join(METHODS)})
-        if (
-            int(headers.get("content-length") or 0) > MOST_BODY
-            if headers.get("content-length", "0").isdecimal()
-            else True
-        ):
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length[:12]) > MOST_BODY:
             return PlainTextResponse(f"At most {MOST_BODY} bytes.\n", 413)
         if self._settings.auth.is_open and not self._is_ours(headers.get("host", "")):
             return PlainTextResponse("This name is not that of this dashboard.\n", 421)
@@ -185,14 +187,18 @@ class Guard:
         return [*given, *((k.encode(), v.encode()) for k, v in more.items() if k.encode() not in said)]
 
 
-def _bounded(receive: Receive) -> Receive:
-    """Counts what comes, whatever its length was said to be."""
-    taken = 0
+def _bounded(receive: Receive, brings: bool) -> Receive:
+    """Counts what comes, whatever its length was said to be, and waits so long for it and no longer.
+
+    `brings`: something is to come; otherwise all that comes is the end of the connection, however late.
+    """
+    taken, whole = 0, not brings
 
     async def count() -> Message:
-        nonlocal taken
-        message = await receive()
+        nonlocal taken, whole
+        message = await (receive() if whole else asyncio.wait_for(receive(), PATIENCE))
         taken += len(message.get("body", b""))
+        whole = whole or not message.get("more_body", False)
         if taken > MOST_BODY:
             raise _TooLargeError
         return message

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
+import secrets
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -24,7 +26,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route, Router
 
-from canaryd import __version__, charts, render
+from canaryd import __version__, charts, render, report
 from canaryd.config.dashboard import Dashboard
 from canaryd.dashboard import view
 from canaryd.dashboard.auth import Doorkeeper, Limit, Person
@@ -35,6 +37,7 @@ from canaryd.dashboard.rollouts import Page, Rollouts
 from canaryd.dashboard.stream import Hub, Watched
 from canaryd.errors import CanarydError
 from canaryd.model import Action, Answer, Override
+from canaryd.story import Story
 
 log = structlog.get_logger("canaryd.dashboard")
 
@@ -45,6 +48,8 @@ _REVISION = re.compile(r"[A-Za-z0-9][-._:/@+A-Za-z0-9]{0,199}")
 _ID = re.compile(r"[0-9a-f]{32}")
 ACTIONS = (Action.PROMOTE, Action.RESUME, Action.PAUSE, Action.ABORT, Action.RETRY)
 TYPES = {"css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
+REPORTS = {"report": "text/html", "report.md": "text/markdown", "report.json": "application/json"}
+REPORT_POLICY = "default-src 'none'; style-src 'nonce-{nonce}'; img-src data:; base-uri 'none'; frame-ancestors 'none'"
 SORTS = ("urgency", "name", "weight", "age")
 
 
@@ -86,7 +91,7 @@ class Pages:
         self._files = _static()
         self._env = _environment(self._base, self._files)
         self.fleet = Fleet(feed, self._env, self._base)
-        self.rollouts = Rollouts(feed, self._env, self._base)
+        self.rollouts = Rollouts(feed, self._env, self._base, now)
         self._acts = Limit(burst=20, every=3.0)
         self._guard = Guard(self._routes(), settings, door, clock=lambda: self._now().timestamp(), steady=steady)
 
@@ -104,6 +109,7 @@ class Pages:
             Route("/events", self._events),
             Route("/static/{name}", self._file),
             *(Route(f"{path}/rollouts/{{rollout}}", self._rollout) for path in canary),
+            *(Route(f"{path}/rollouts/{{rollout}}/{{report}}", self._report) for path in canary),
             *(Route(f"{path}/say", self._say, methods=["POST"]) for path in canary),
             *(Route(path, self._canary) for path in canary),
         ]
@@ -143,6 +149,19 @@ class Pages:
         key, _ = self._found(request)
         return self._shown(request, key, request.path_params["rollout"])
 
+    def _report(self, request: Request) -> Response:
+        """The same rollout as one file, for a ticket or a printer."""
+        kind = REPORTS.get(request.path_params["report"])
+        if kind is None:
+            raise HTTPException(404)
+        key, _ = self._found(request)
+        page = self._page(key, request.path_params["rollout"])
+        if page.story is None or not page.is_known:
+            raise HTTPException(404, "No decision of this rollout is kept.")
+        nonce, at = secrets.token_urlsafe(16), self._now()
+        headers = {"content-security-policy": REPORT_POLICY.format(nonce=nonce)}
+        return Response(_written(kind, page.story, at, nonce), media_type=f"{kind}; charset=utf-8", headers=headers)
+
     def _shown(self, request: Request, key: str, rollout: str) -> Response:
         page = self._page(key, rollout)
         if rollout and not page.is_known:
@@ -162,6 +181,7 @@ class Pages:
             part=lambda name: Markup(page.topic[name]),  # noqa: S704 - made by our templates
             mark=page.topic.mark,
             acts=_acts(page) if may_act else [],
+            report_path=self._base + view.path_of(key, page.story.rollout) + "/report",
             act_path=f"{self._base}{view.path_of(key)}/say",
             past=self._past(page),
             new_id=lambda: uuid.uuid4().hex,
@@ -190,6 +210,8 @@ class Pages:
 
     async def _events(self, request: Request) -> Response:
         """The stream of one page."""
+        if request.method == "HEAD":  # nothing would ever end it
+            return Response(media_type="text/event-stream")
         if self._hub.is_full:
             return PlainTextResponse("Too many pages are open.\n", 503, {"retry-after": "30"})
         key, rollout = request.query_params.get("canary"), request.query_params.get("rollout", "")
@@ -394,6 +416,15 @@ def _static() -> dict[str, bytes]:
         for name, data in found.items()
         for stem, _, kind in [name.rpartition(".")]
     }
+
+
+def _written(kind: str, story: Story, at: datetime, nonce: str) -> str:
+    """A report as HTML, Markdown or JSON."""
+    if kind == "text/html":
+        return report.html(story, at, nonce=nonce)
+    if kind == "text/markdown":
+        return report.markdown(story, at)
+    return json.dumps(report.document(story, at), ensure_ascii=False, indent=2)
 
 
 def _plain(name: str) -> str:

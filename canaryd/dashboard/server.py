@@ -55,7 +55,10 @@ class Server:
         self._hub: Hub | None = None
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
         self._thread.start()
-        self._begun.wait(10)
+        self._begun.wait(30)
+        if self._server is None:
+            self._socket.close()
+            raise DashboardError("the dashboard did not start; the log says why")
 
     def close(self) -> None:
         """What is under way is finished, streams end."""
@@ -72,6 +75,8 @@ class Server:
             asyncio.run(self._serve())
         except Exception:
             log.exception("dashboard ended")
+        finally:
+            self._begun.set()
 
     async def _serve(self) -> None:
         self._loop, self._hub = asyncio.get_running_loop(), Hub()

@@ -14,17 +14,10 @@ import pytest
 for folder in ("core", "e2e"):  # where `world` and `scene` are
     sys.path.append(str(Path(__file__).parents[1] / folder))
 
-from stage import TOKENS, Make, Stage, World, canary, spec  # noqa: E402
+from stage import TOKENS, Make, Stage, World, canary, spec, tokens_file  # noqa: E402
+from talk import sign_in  # noqa: E402
 
 from canaryd.config.dashboard import Auth, Dashboard  # noqa: E402
-
-
-def tokens_file(directory: Path) -> str:
-    """The people of TOKENS, in a file that only its owner may read."""
-    file = directory / "tokens"
-    file.write_text("# who may look, who may act\n" + "".join(f"{n} {r} {t}\n" for n, (r, t) in TOKENS.items()))
-    file.chmod(0o600)
-    return str(file)
 
 
 @contextmanager
@@ -88,10 +81,9 @@ def visitor(chromium: Any) -> Iterator[Any]:
         page.on("dialog", lambda d: (complaints.append(f"dialog: {d.message}"), d.dismiss()))
         page.on("request", lambda r: None if r.url.startswith(stage.url) else complaints.append(f"asked {r.url}"))
         if stage.settings.auth.tokens_file and name:
-            page.goto(stage.url + "/login")
-            page.fill("#token", TOKENS[name][1])
-            page.click("button.main")
-            page.wait_for_selector("#rows, [data-events]", state="attached")
+            key, _, value = sign_in(stage.url, TOKENS[name][1])["cookie"].partition("=")
+            context.add_cookies([{"name": key, "value": value, "url": stage.url}])
+            page.goto(stage.url)
         return page
 
     yield visit

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from world import START, World, canary
@@ -27,6 +28,14 @@ def spec(**more: Any) -> dict[str, Any]:
     """A plan as people write it: five steps, errors and latency."""
     metrics = [{"name": "errors", "kind": "errors"}, {"name": "latency", "kind": "latency"}]
     return {"steps": STEPS, "metrics": metrics, **more}
+
+
+def tokens_file(directory: Path) -> str:
+    """The people of TOKENS, in a file that only its owner may read."""
+    file = directory / "tokens"
+    file.write_text("# who may look, who may act\n" + "".join(f"{n} {r} {t}\n" for n, (r, t) in TOKENS.items()))
+    file.chmod(0o600)
+    return str(file)
 
 
 class MemoryFeed:
@@ -178,9 +187,10 @@ def _blind(name: str, i: int, at: datetime) -> dict[str, Any]:
     return {
         **_rolling(name, i, at), "verdict": "blind",
         "evidence": {"towardStep": 0.2, "towardRollback": 0.04, "blind": 130},
-        "sentence": f"{name} held at 10 %: Prometheus has not answered for 2 min 10 s (connection refused)",
+        "sentence": f"{name} held at {(5, 10, 25, 50)[i // 10 % 4]} %: Prometheus has not answered for 2 min 10 s"
+        " (connection refused)",
     }  # fmt: skip
 
 
 Make = Callable[..., Stage]
-__all__ = ["START", "STEPS", "TOKENS", "Make", "MemoryFeed", "Stage", "World", "canary", "fleet", "spec"]
+__all__ = ["START", "STEPS", "TOKENS", "Make", "MemoryFeed", "Stage", "World", "canary", "fleet", "spec", "tokens_file"]

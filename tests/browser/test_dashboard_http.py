@@ -253,6 +253,16 @@ def test_a_request_is_small(stage: Stage) -> None:
         assert b" 413 " in raw.recv(4096)
 
 
+def test_a_request_that_is_wrong_about_its_length_is_refused(stage: Stage) -> None:
+    host, port = stage.url.removeprefix("http://").split(":")
+    kind = "content-type: application/x-www-form-urlencoded\r\n"
+    for length in ("5x", "99999999999999999999", "-1"):
+        with socket.create_connection((host, int(port)), timeout=5) as raw:
+            raw.sendall(f"POST /login HTTP/1.1\r\nhost: {host}\r\n{kind}content-length: {length}\r\n\r\n".encode())
+            assert raw.recv(4096).startswith(b"HTTP/1.1 4")
+    assert ask(stage.url, "/events", method="HEAD", authorization="Bearer " + VIEWER).status == 200
+
+
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "TRACE", "PATCH"])
 def test_only_get_and_post_are_known(stage: Stage, method: str) -> None:
     assert ask(stage.url, "/", method=method, authorization="Bearer " + OPERATOR).status == 405
@@ -376,7 +386,7 @@ def test_a_page_that_looks_on_gets_what_changed_and_nothing_else(fresh: Stage) -
         assert set(news["parts"]) == {"r:api"}  # pay rests
         assert id_ != mark
         fresh.world.errors["api-b"] = 0.4
-        fresh.until("RolledBack")
+        fresh.turn(2)
         _, news = stream.news()
         assert 'data-g="back"' in news["parts"]["r:api"]
         assert news["says"] == ["api: rolled back"]
@@ -442,7 +452,7 @@ def test_only_so_many_pages_can_look_on_and_one_that_leaves_makes_room(stage: St
 def test_streams_end_with_the_daemon_at_once(make_stage: Make) -> None:
     stage = make_stage()
     stream = Stream(stage.url, authorization="Bearer " + VIEWER)
-    stream.event()
+    stream.news()
     began = time.monotonic()
     stage.server.close()
     with pytest.raises((EOFError, ConnectionError)):

@@ -38,8 +38,16 @@
       t.textContent = day + two(at.getHours()) + ":" + two(at.getMinutes()) + ":" + two(at.getSeconds());
     }
   }
+  function reach(scope) { // what can be scrolled can be reached by keyboard, and nothing else
+    for (const box of scope.querySelectorAll(".plot, .scroll, .log")) {
+      if (box.scrollWidth > box.clientWidth + 1 || box.scrollHeight > box.clientHeight + 1) box.tabIndex = 0;
+      else box.removeAttribute("tabindex");
+    }
+  }
   const put = (node, text) => { if (node.textContent !== text) node.textContent = text; };
   tell(document);
+  reach(document);
+  addEventListener("resize", () => reach(document));
   setInterval(() => { if (!document.hidden) tell(document); }, 1000);
 
   // ── light or dark ─────────────────────────────────────────────────────────────────────────────────────────
@@ -157,17 +165,19 @@
     if (!calm.matches) fresh.classList.add("new");
     tell(fresh);
   }
+  const stops = "a, summary, .log, .scroll, .plot";
   function part(name, html) {
     for (const place of document.querySelectorAll("[data-part]")) {
       if (place.dataset.part !== name) continue;
       const scrolled = place.querySelector(".log, .scroll"), top = scrolled ? scrolled.scrollTop : 0, left = scrolled ? scrolled.scrollLeft : 0;
-      const held = place.contains(document.activeElement) ? [...place.querySelectorAll("a,summary,[tabindex]")].indexOf(document.activeElement) : -1;
+      const held = place.contains(document.activeElement) ? [...place.querySelectorAll(stops)].indexOf(document.activeElement) : -1;
       const open = !!place.querySelector("details[open]");
       place.innerHTML = html; // as above
       const again = place.querySelector(".log, .scroll");
       if (again) { again.scrollTop = top; again.scrollLeft = left; }
       if (open && place.querySelector("details")) place.querySelector("details").open = true;
-      if (held >= 0) { const all = place.querySelectorAll("a,summary,[tabindex]"); if (all[held]) all[held].focus({ preventScroll: true }); }
+      reach(place);
+      if (held >= 0) { const all = place.querySelectorAll(stops); if (all[held]) all[held].focus({ preventScroll: true }); }
       tell(place);
     }
     for (const place of document.querySelectorAll("[data-when]")) if (place.dataset.when === name) place.hidden = !html.trim();
@@ -252,7 +262,7 @@
       button.disabled = true;
       answered("", "Waiting for the answer…");
       try {
-        const answer = await fetch(form.action, { method: "POST", headers: { accept: "application/json" }, body: new URLSearchParams(new FormData(form)) });
+        const answer = await fetch(form.getAttribute("action"), { method: "POST", headers: { accept: "application/json" }, body: new URLSearchParams(new FormData(form)) });
         const told = await answer.json();
         answered(told.answer || "refused", told.sentence || told.error || "It was not accepted.");
         if (told.answer) {
