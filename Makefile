@@ -36,7 +36,7 @@ cover: venv-test ## the pure core with line and branch coverage; fails below 95 
 test-parts: venv-test ## all tests but the core's and the cluster's: Envoy, Prometheus, files, processes, the image's steps
 	@$(BIN)/python scripts/run_tests.py parts
 
-test-cluster: venv-test ## on a real control plane and mesh; builds them the first time (needs Go, 20 min): tests/cluster/README.md
+test-cluster: venv-test ## on a real control plane and mesh; builds them the first time (needs Go, 25 min): tests/cluster/README.md
 	@scripts/cluster-tools || [ "$$CI" != true ]
 	@$(BIN)/python scripts/run_tests.py cluster
 

@@ -20,7 +20,8 @@ from functools import partial
 import structlog
 
 from canaryd import plan, records
-from canaryd.errors import CanarydError, ConflictError, FenceError, NotifyError, RouteError, WorkloadError
+from canaryd.delivery import Delivery
+from canaryd.errors import CanarydError, ConflictError, FenceError, RouteError, RouteRefusedError, WorkloadError
 from canaryd.measure import Case, Measurer
 from canaryd.model import (
     Decision,
@@ -37,6 +38,7 @@ from canaryd.model import (
 )
 from canaryd.policy import Canary
 from canaryd.ports import Ports
+from canaryd.tracer import Tracer
 
 log = structlog.get_logger("canaryd.reconcile")
 
@@ -86,27 +88,31 @@ class Reconciler:
         tell_again: timedelta = timedelta(minutes=30),
         save_every: int = 1,
         writers: int = 1,
+        delivery: Delivery | None = None,
     ) -> None:
         """`save_every`: how many looks that decided nothing share one save.
 
         `writers`: how many canaries are saved and routed at once, where each write waits for a server.
         """
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
+        self.delivery = delivery or Delivery(ports.notifiers, ports.store)
         self._unsaved: dict[str, _Unsaved] = {}
         self._looks: dict[str, int] = {}  # key -> looks at its counters, from a number that the key gives
+        self._refused: set[str] = set()  # keys whose last save was refused: each look tries again, and says why
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
         self._unshaped: dict[str, str] = {}  # the same of its workloads
-        self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
-        self._heard: dict[str, int] = {}  # records owed to some notifiers only -> how many have it
         self._emptied: dict[str, datetime] = {}  # deleted canaries -> when the last share was taken from them
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
-        self._measurer = Measurer(ports.metrics)
+        self.tracer = Tracer(ports.traces) if ports.traces is not None else None
+        self._measurer = Measurer(ports.metrics, tracer=self.tracer)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
         self._writers = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="settle") if writers > 1 else None
 
     def close(self) -> None:
         for pool in filter(None, (self._pool, self._writers)):
             pool.shutdown(wait=False, cancel_futures=True)
+        if self.tracer is not None:
+            self.tracer.close()
 
     def tick(self, canaries: Sequence[Canary], now: datetime, *, measure: bool = True) -> list[Outcome]:
         """One tick. Without `measure` no counters are read: somebody said something and wants an answer at once."""
@@ -125,24 +131,8 @@ class Reconciler:
         return [*outcomes, *(self._writers.map(settle, cases) if self._writers else map(settle, cases))]
 
     def tell(self) -> int:
-        """Deliver what is owed; returns how many records were delivered. What fails stays owed, in order per canary."""
-        told, stuck = 0, set()
-        for record in self.ports.store.owed():
-            if record.canary in stuck:
-                continue
-            try:
-                for notifier in self.ports.notifiers[self._heard.get(record.id, 0) :]:
-                    notifier.notify(record)
-                    self._heard[record.id] = self._heard.get(record.id, 0) + 1
-            except NotifyError as e:
-                stuck.add(record.canary)
-                self.untold[record.canary] = str(e)
-                log.warning("not told", record=record.id, error=str(e))
-                continue
-            self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
-            self._heard.pop(record.id, None)
-            told += 1
-        return told
+        """Deliver what is owed, in this thread: how many deliveries were made. A daemon has threads for it instead."""
+        return self.delivery.tell()
 
     def flush(self) -> None:
         """Save what waits for it, before the process ends. What cannot be saved now is looked at again later."""
@@ -164,7 +154,7 @@ class Reconciler:
         Raises CanarydError when it cannot go on now; to be called again.
         """
         stored = self._load(canary)
-        state, ports, route = stored.state or plan.initial(canary), self.ports, canary.spec.route
+        state, ports = stored.state or plan.initial(canary), self.ports
         left = self._restored.get(canary.key)
         if left is None and (waits := self._emptied_canary(canary, state, stored.version, now)):
             return waits
@@ -172,7 +162,7 @@ class Reconciler:
             waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
             if waits:
                 return waits
-            given_back = ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
+            given_back = self._given_back(canary, state, stored.version)
             if not given_back and self._still_split(canary, state):
                 log.warning("left as it is", canary=canary.key, reason="the route names both workloads, by its owner")
                 return ""
@@ -186,6 +176,16 @@ class Reconciler:
             self._unsaved.pop(canary.key, None)
             self._looks.pop(canary.key, None)
         return waits
+
+    def _given_back(self, canary: Canary, state: RolloutState, version: int) -> bool:
+        """Whether the plain route is there again; one that the document itself rules out was never taken."""
+        router, route = self.ports.router, canary.spec.route
+        try:
+            return router.restore(canary.key, route, state.stable, state.canary, version=version)
+        except RouteRefusedError:
+            if state.routed is not None or state.stable_revision:  # by an earlier form of the document
+                raise
+            return True
 
     def _still_split(self, canary: Canary, state: RolloutState) -> bool:
         """The route was not adopted, and sends requests to workloads that must therefore stay."""
@@ -336,10 +336,13 @@ class Reconciler:
         # From when evidence counts is saved with the very next look.
         soon = held.soon or (before is not None and before.routed is None and state.routed is not None)
         held = _Unsaved(stored.version, state, (*held.records, *new), soon)
+        due = due or case.canary.key in self._refused
         if not due and self.save_every > 1 and before is not None and _may_wait(before, state, new):
             self._unsaved[case.canary.key] = held
             return replace(stored, state=state)
+        self._refused.add(case.canary.key)
         version = self.ports.store.save(case.canary.key, state, stored.version, held.records)
+        self._refused.discard(case.canary.key)
         for record in held.records:
             if not record.tell:  # the notifiers say the others, the log among them
                 self._say(record, state)
@@ -453,6 +456,7 @@ def _observation(
         judgement=None if again else case.judgement,
         evidence=None if again else case.evidence,
         scored=timedelta(0) if again else case.scored,
+        spans=() if again else case.spans_taken,
         overrides=stored.overrides,
         hook=case.hook,
         trouble=tuple(case.trouble),

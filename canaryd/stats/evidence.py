@@ -32,14 +32,13 @@ from numpy.typing import NDArray
 
 from canaryd.model import ArmCounts, Floats, Stretch
 from canaryd.policy import ErrorsMetric, LatencyMetric, QueryMetric, Spec
-from canaryd.stats import bernoulli, dispersion, edges, gauge, predict, share
+from canaryd.stats import bernoulli, dispersion, edges, gauge, guard, predict, share
 
 EPOCHS = 5
 EPOCH_INTERVALS = 20
 HARD_MARGIN = 0.02  # two percentage points: what no warm-up excuses
 LONGEST_USUAL = 2.5  # intervals
 OUTAGE_Z = 6.0  # stable failing so much more than its past is an outage; nothing is promoted into one
-GUARD_Z = 3.0  # a neighbouring interval in which stable is so much worse takes the place of the scored one
 MOST_PODS = 32  # of each arm that are told apart; more teach nothing new about how pods differ
 LARGEST_MARGIN = 0.25  # the budget in requests never excuses more than this, however little traffic there is
 CLOCK = (
@@ -476,22 +475,8 @@ class Counts:
         )
 
     def guarded(self, *, worse: bool) -> tuple[Floats, Floats]:
-        """(x_s, n_s) with that of a neighbouring interval where stable was significantly worse in it, or better.
-
-        The arms are scraped at different moments: an outage that hits both may show in one arm an interval before it
-        shows in the other. Against the canary, stable's worse neighbour is taken, for it, the better one: either way
-        the evidence becomes less; it costs power, never validity.
-        """
-        x, n, sign = self.x_s, self.n_s, 1.0 if worse else -1.0
-        for side in (0, 1):
-            x_q, n_q = self.x_near[side], self.n_near[side]
-            p = (x_q + self.x_s + 0.5) / (n_q + self.n_s + 1)
-            many, some = np.maximum(n_q, 1.0), np.maximum(self.n_s, 1.0)
-            z = (x_q / many - self.x_s / some) / np.sqrt(p * (1 - p) * (1 / many + 1 / some))
-            further = sign * x_q / many > sign * x / np.maximum(n, 1.0)
-            take = self.near[side][:, None] & (n_q > 0) & (sign * z > GUARD_Z) & further
-            x, n = np.where(take, x_q, x), np.where(take, n_q, n)
-        return x, n
+        """(x_s, n_s) with that of a neighbouring interval where stable was significantly worse in it, or better."""
+        return guard.stand_in(self.x_s, self.n_s, self.x_near, self.n_near, self.near[..., None], worse=worse)
 
 
 def counted(batch: Batch, items: Sequence[Item]) -> Counts:

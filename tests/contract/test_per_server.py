@@ -101,7 +101,14 @@ def test_the_daemons_own_server_that_fails_blinds_only_those_without_one_of_thei
 
 def test_when_nobody_answers_it_is_an_error() -> None:
     with pytest.raises(SourceError, match="refused"):
-        over().read([query(), theirs("http://127.0.0.1:2", "own")])
+        over().read([query(), query("web")])
+
+
+def test_where_no_server_answers_each_canary_hears_of_its_own_alone() -> None:
+    answers = over().read([query("web"), theirs("http://127.0.0.1:2", "own")])
+    assert "127.0.0.1:2:" in answers["own"].failed
+    assert "127.0.0.1:2:" not in answers["web"].failed
+    assert "refused" in answers["web"].failed
 
 
 def test_what_came_too_late_is_the_answer_at_the_next_look() -> None:

@@ -11,11 +11,11 @@ import pytest
 import structlog
 from world import World, canary
 
-from canaryd.adapters.memory import MemoryWorkloads
-from canaryd.errors import ConflictError, WorkloadError
+from canaryd.adapters.memory import MemoryRouter, MemoryWorkloads
+from canaryd.errors import ConflictError, RouteRefusedError, WorkloadError
 from canaryd.model import Action, DecisionKind, HookStatus, Phase, Pods, RolloutState, WorkloadView
 from canaryd.plan import DRIFTS, SETTLE, TRUCE
-from canaryd.policy import Canary, parse_canary
+from canaryd.policy import Canary, Route, parse_canary
 from canaryd.reconcile import Reconciler
 
 QUICK: dict[str, Any] = {"steps": [{"weight": w, "bake": "20s"} for w in (10, 50)]}
@@ -570,6 +570,29 @@ def test_a_route_that_its_owner_wrote_as_a_split_keeps_both_workloads_when_the_c
     world.router.add("shop/api", "api-stable", "api")
     assert world.reconciler.remove(world.canaries[0], world.now) == ""
     assert world.weight() == 0
+
+
+class Foreign(MemoryRouter):
+    """Its document names a host in another namespace."""
+
+    def restore(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> bool:
+        raise RouteRefusedError("spec.route.istio.stable.host: a Canary routes only in its own namespace")
+
+
+def test_a_deleted_canary_that_names_a_route_which_is_never_touched_does_not_wait_for_it() -> None:
+    world = World(deployed())
+    only, world.ports = world.canaries[0], replace(world.ports, router=Foreign())
+    world.reconciler = Reconciler(world.ports)
+    world.reconciler.remove(only, world.now)
+    world.now += SETTLE
+    assert world.reconciler.remove(only, world.now) == ""
+
+
+def test_one_that_was_adopted_before_its_document_was_spoilt_waits_for_its_route() -> None:
+    world = adopted()
+    world.reconciler = Reconciler(replace(world.ports, router=Foreign()))
+    with pytest.raises(RouteRefusedError):
+        world.reconciler.remove(world.canaries[0], world.now)
 
 
 def test_names_of_several_namespaces_do_not_meet() -> None:
