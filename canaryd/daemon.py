@@ -104,7 +104,9 @@ class Daemon(Base):
     def _lead(self) -> None:
         store: SqliteStore = wiring.state_store(self.settings, self.root)  # type: ignore[assignment]
         ports = wiring.embedded(self.settings, store)
-        self.ports, self.store, self.reconciler = ports, store, Reconciler(ports, tell_again=self.settings.tell_again)
+        self.ports, self.store = ports, store
+        self.delivery = self._new_delivery()
+        self.reconciler = Reconciler(ports, tell_again=self.settings.tell_again, delivery=self.delivery)
         self.scheduler = new_scheduler()
         self.leading.set()
         self.telemetry.leading.set(1)
@@ -116,11 +118,13 @@ class Daemon(Base):
         if self.settings.placebo.every is not None and ports.metrics.remembers:
             self._every(self.settings.placebo.every, "placebo", self.draw_placebos)
         self.scheduler.start()
+        self._deliver()
         self._beat()
         log.info("leading", canaries=[c.name for c in self.canaries])
         self.stopping.wait()
         log.info("stopping", reason="asked to; the tick under way is finished")
         self.scheduler.shutdown(wait=True)
+        self._end_delivery()
         self.reconciler.close()
         ports.hooks.close()  # type: ignore[attr-defined]
         self.leading.clear()
@@ -179,6 +183,7 @@ class Daemon(Base):
         if not self.leading.is_set():
             return web.as_json(200, {**lead, "canaries": []})
         states = (self.store.load(c.name).state for c in self.canaries)
+        lead["notifiers"] = self._told()
         return web.as_json(200, {**lead, "canaries": [dict(s.latest) for s in states if s and s.latest]})
 
 

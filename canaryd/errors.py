@@ -63,6 +63,10 @@ class RouteError(CanarydError):
     """A route could not be read or written. Nothing was changed."""
 
 
+class RouteRefusedError(RouteError):
+    """The document names a route that canaryd never touches, whatever is there. Nothing was changed, nor ever is."""
+
+
 class FenceError(RouteError):
     """A newer state version has already routed; this writer is stale and has changed nothing."""
 
@@ -92,7 +96,13 @@ class OverrideError(CanarydError):
 
 
 class NotifyError(CanarydError):
-    """A notification was not delivered; it stays owed."""
+    """A notification was not delivered; it stays owed. The text never holds a secret."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, final: bool = False) -> None:
+        """`retry_after` in seconds, where the other side said when to come again; `final`: it never will be taken."""
+        self.retry_after = retry_after
+        self.final = final
+        super().__init__(message)
 
 
 class KubeError(CanarydError):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from canaryd import crd, yamlout
-from canaryd.permissions import DAEMON, OPERATOR, PARTING, VIEWER, Need, Scope
+from canaryd.permissions import DAEMON, OPERATOR, VIEWER, Need, Scope
 
 Object = dict[str, Any]
 
@@ -53,7 +53,6 @@ def everything(install: Install) -> list[Object]:
         *service_account(install),
         *people(install),
         *lease_rights(install),
-        *parting_rights(install),
         *(cluster_rights(install) if install.everywhere else watched_rights(install)),
         _object("v1", "ConfigMap", install, {"data": {"canaryd.yaml": settings}}),
         deployment(install, {"canaryd.io/settings": mark}),
@@ -88,12 +87,6 @@ def watched_rights(install: Install) -> list[Object]:
         for place in install.watched
         for made in (_role(f"{NAME}-watched", place, rules), _binding(f"{NAME}-watched", place, install))
     ]
-
-
-def parting_rights(install: Install) -> list[Object]:
-    """To let Canaries go whose namespace is deleted, and the Roles with it."""
-    rules = [_rule(need.group, (need.resource,), need.verbs) for need in PARTING]
-    return [_cluster_role(f"{NAME}-parting", rules), _cluster_binding(f"{NAME}-parting", install)]
 
 
 def cluster_rights(install: Install) -> list[Object]:

@@ -80,6 +80,18 @@ class Telemetry:
             "canaryd_source_errors", "Looks for which the metrics could not be read", ["canary"], registry=own
         )
         self.owed = Gauge("canaryd_notifications_owed", "Records not yet told", registry=own)
+        self.notifications = Counter(
+            "canaryd_notifications",
+            "Deliveries by notifier: sent, skipped (not for these people), failed, given_up, refused",
+            ["notifier", "outcome"],
+            registry=own,
+        )
+        self.pending_owed = Gauge(
+            "canaryd_notifications_pending", "Records that a notifier has not told", ["notifier"], registry=own
+        )
+        self.oldest = Gauge(
+            "canaryd_notifications_oldest_seconds", "Age of the oldest of them", ["notifier"], registry=own
+        )
         self.tick = Histogram("canaryd_tick_seconds", "Duration of one tick", buckets=_TICKS, registry=own)
         self.last_tick = Gauge("canaryd_last_tick_timestamp_seconds", "When the last tick ended", registry=own)
         self.leading = Gauge("canaryd_leader", "1 while this process holds the state", registry=own)
@@ -112,6 +124,15 @@ class Telemetry:
                 self.unseen.labels(outcome.canary).inc()
             if outcome.state is not None and outcome.state.latest:
                 self._show(outcome.canary, outcome.state.latest)
+
+    def notified(self, notifier: str, outcome: str) -> None:
+        """One delivery."""
+        self.notifications.labels(notifier, outcome).inc()
+
+    def pending(self, notifier: str, owed: float, oldest: float) -> None:
+        """What one notifier owes; seconds."""
+        self.pending_owed.labels(notifier).set(owed)
+        self.oldest.labels(notifier).set(oldest)
 
     def keep(self, names: set[str]) -> None:
         """Only these have series from now on: a tick that is still under way brings none of the others back."""

@@ -17,7 +17,7 @@ import numpy as np
 from canaryd import wording
 from canaryd.model import Floats
 from canaryd.stats import bernoulli, predict
-from canaryd.stats.assess import WEIGHT_ALONE, WEIGHT_HARD, WEIGHT_RESERVE
+from canaryd.stats.assess import WEIGHT_ALONE, WEIGHT_HARD, WEIGHT_TRACES
 from canaryd.stats.dispersion import soften
 from canaryd.stats.evidence import EPOCHS
 from canaryd.stats.predict import GRID
@@ -79,7 +79,9 @@ def workings(body: Body, earlier: Sequence[Body] = ()) -> list[str]:
 def _before(body: Body, earlier: Sequence[Body]) -> list[Body]:
     """Bodies of all looks of the rollout that counted something, up to this one, oldest first."""
     found = {
-        str(b.get("at")): b for b in (*earlier, body) if b.get("rollout") == body.get("rollout") and part(b, "account")
+        str(b.get("at")): b
+        for b in (*earlier, body)
+        if b.get("rollout") == body.get("rollout") and part(b, "account") and part(b, "look")  # else carried along
     }
     return [found[at] for at in sorted(found) if at <= str(body.get("at"))]
 
@@ -101,18 +103,18 @@ def _looks(looks: Sequence[Body], row: object) -> list[str]:
 def _counts(look: Body, row: object) -> str:
     stretch, at = _stretch(look, row), _clock(look.get("at"))
     if not stretch:
-        return f"{'':22}{at}  nothing new, several stretches at once, or a change of weight: only in the sums below"
+        return f"{'':22}{at}  not kept alone (another edge told more, or several stretches): in the sums below"
     canary, stable = (
         f"{wording.count(number(stretch.get(f'{arm}Bad')))} / {wording.count(number(stretch.get(f'{arm}N')))}"
         for arm in ("canary", "stable")
     )
-    return f"{'':22}{at}  {canary:<18}  {stable:<18}  {_value(stretch, 'pHat'):<16.8g}  {_signed(max(_gains(stretch)))}"
+    return f"{'':22}{at}  {canary:<18}  {stable:<18}  {_value(stretch, 'pHat'):<16.8g}  {_signed(max(gains(stretch)))}"
 
 
 def _added(looks: Sequence[Body], row: object, epochs: Sequence[_Epoch]) -> list[str]:
     """Whether the looks' gains make up the whole sum of the best bet, where all of them are at hand."""
     best = int(np.argmax(epochs[0].sums))
-    total = sum(float(_gains(s)[best]) for look in looks if (s := _stretch(look, row)))
+    total = sum(float(gains(s)[best]) for look in looks if (s := _stretch(look, row)))
     if abs(total - epochs[0].sums[best]) > NEAR * max(1.0, abs(total)):
         return []
     return [f"{'':22}all of them together gained {_signed(total)} for the bet with g = {GRID[best]:g}: the sum below"]
@@ -139,7 +141,7 @@ def _null(stretch: Body) -> list[str]:
     ]
 
 
-def _gains(stretch: Body) -> Floats:
+def gains(stretch: Body) -> Floats:
     """What each bet gained in one stretch."""
     rate, r, d = (_value(stretch, key) for key in ("pHat", "relative", "absolute"))
     bets = predict.alternatives(np.array(rate), np.array(r), np.array(d))
@@ -151,8 +153,8 @@ def _bet(stretch: Body) -> list[str]:
     """One bet of the latest stretch from its counts to its gain."""
     if not stretch or not _value(stretch, "canaryN") or not _value(stretch, "stableN"):
         return []
-    gains = _gains(stretch)
-    best = int(np.argmax(gains))
+    gained = gains(stretch)
+    best = int(np.argmax(gained))
     rate, r, d = (_value(stretch, key) for key in ("pHat", "relative", "absolute"))
     a_c = float(predict.alternatives(np.array(rate), np.array(r), np.array(d))[best])
     n_c, n_s = (np.array([_value(stretch, key)]) for key in ("canaryN", "stableN"))
@@ -162,20 +164,20 @@ def _bet(stretch: Body) -> list[str]:
         f"the bet with g = {GRID[best]:g}:  a_c = {a_c:.8g}, a_s = {rate:.8g}; "
         f"nearest tolerated point q = {q:.8g}, p = {p:.8g}",
         "    x_c ln(a_c/q) + (n_c - x_c) ln((1-a_c)/(1-q)) + x_s ln(a_s/p) + (n_s - x_s) ln((1-a_s)/(1-p)) = "
-        f"{_signed(gains[best])}",
+        f"{_signed(gained[best])}",
         "",
     ]
 
 
 def _table(epoch: _Epoch, index: int, stretch: Body) -> list[str]:
     """A line for each bet of one start."""
-    gains = _gains(stretch) if stretch else np.full(len(epoch.sums), np.nan)
+    gained = gains(stretch) if stretch else np.full(len(epoch.sums), np.nan)
     nu = f"{epoch.nu:.3f}" if math.isfinite(epoch.nu) else "infinite"
     lines = [
         f"start {index + 1}:  phi = {epoch.phi:.7f}, nu = {nu}",
         f"    {'g':>6}  {'this look':>12}  {'sum':>12}  {'l = sum / phi':>13}  {'softened':>12}",
     ]
-    for g, gain, total, divided, soft in zip(GRID, gains, epoch.sums, epoch.divided, epoch.softened, strict=True):
+    for g, gain, total, divided, soft in zip(GRID, gained, epoch.sums, epoch.divided, epoch.softened, strict=True):
         this = _signed(gain) if math.isfinite(gain) else "–"
         lines.append(f"    {g:>6g}  {this:>12}  {_signed(total):>12}  {_signed(divided):>13}  {_signed(soft):>12}")
     lines.append(f"    ln(mean of exp(softened)) = {_signed(epoch.log_e)}")
@@ -192,19 +194,19 @@ def row_of(epochs: Sequence[float]) -> float:
     return _log_sum([math.log(w) + e for w, e in zip(weights, all_of_them, strict=True)])
 
 
-def whole_of(row: float, weight: float, others: float | None, hard: float, alone: float) -> float:
+def whole_of(row: float, weight: float, others: float | None, hard: float, alone: float, spans: float) -> float:
     """ln e-value of everything together; `others`: ln of the other rows' weighted sum, None without any."""
     terms = [math.log(weight) + row] if weight > 0 else []
     terms += [others] if others is not None else []
-    terms += [math.log(WEIGHT_HARD) + hard, math.log(WEIGHT_ALONE) + alone, math.log(WEIGHT_RESERVE)]
+    terms += [math.log(WEIGHT_HARD) + hard, math.log(WEIGHT_ALONE) + alone, math.log(WEIGHT_TRACES) + spans]
     return _log_sum(terms)
 
 
 def _whole(body: Body, account: Body, epochs: Sequence[_Epoch]) -> list[str]:
     row = row_of([e.log_e for e in epochs])
     weight, others = _value(account, "weight"), number(account.get("others"))
-    hard, alone = _value(account, "hard"), _value(account, "alone")
-    whole = whole_of(row, weight, others, hard, alone)
+    hard, alone, spans = (_value(account, name) for name in ("hard", "alone", "spans"))
+    whole = whole_of(row, weight, others, hard, alone, spans)
     recorded = number(part(body, "evidence").get("logE"))
     alpha = _value(account, "alpha")
     parts_ = " + ".join(f"1/{2 if i == 0 else 8} e^{_signed(e.log_e)}" for i, e in enumerate(epochs))
@@ -214,8 +216,8 @@ def _whole(body: Body, account: Body, epochs: Sequence[_Epoch]) -> list[str]:
         f"this row:      ln({parts_}{f' + {cash:g}' if cash else ''}) = {_signed(row)}"
         + ("   (starts that have not begun are cash)" if cash else ""),
         f"all together:  ln({weight:g} e^{_signed(row)}{sum_others} + {WEIGHT_HARD:g} e^{_signed(hard)} + "
-        f"{WEIGHT_ALONE:g} e^{_signed(alone)} + {WEIGHT_RESERVE:g}) = {_signed(whole)}",
-        "               (this row, the other rows, all pods beyond two points, a canary alone, reserve)",
+        f"{WEIGHT_ALONE:g} e^{_signed(alone)} + {WEIGHT_TRACES:g} e^{_signed(spans)}) = {_signed(whole)}",
+        "               (this row, the other rows, all pods beyond two points, a canary alone, traces)",
     ]
     if recorded is not None:
         agree = "agrees" if abs(recorded - whole) < NEAR * max(1.0, abs(recorded)) else "DOES NOT AGREE"

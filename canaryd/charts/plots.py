@@ -13,7 +13,7 @@ from canaryd.charts.marks import el, label
 from canaryd.story import Evidence, Metric, Point, Story, Weight
 
 WIDTH = 760
-WIDEST_INTERVAL = 2.5  # how much of the y axis intervals may claim, in spans of what matters
+WIDEST_INTERVAL = 1.0  # how much of the y axis intervals may claim, in spans of what matters
 FIRST_MINUTES = timedelta(minutes=2)
 
 

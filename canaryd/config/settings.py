@@ -12,6 +12,8 @@ from typing import Annotated
 from pydantic import Field, field_validator
 
 from canaryd.config.dashboard import Dashboard, address, host_and_port
+from canaryd.config.notify import Notify
+from canaryd.config.traces import Traces
 from canaryd.policy import Document, Duration, MisfitError, Name, Url, format_duration, said
 
 MODES = ("embedded", "cluster")
@@ -213,12 +215,21 @@ class Cluster(Document):
         le=100,
         description="looks that decide nothing share one write of the status; 1: each has its own",
     )
+    restore_deadline: Duration = Field(
+        default=timedelta(minutes=10),
+        description="a deleted Canary whose plain service cannot be brought back for so long is let go as it is",
+    )
     lease: Lease = Lease()
 
     @field_validator("timeout")
     @classmethod
     def _timeout_range(cls, value: timedelta) -> timedelta:
         return _between(value, timedelta(milliseconds=500), timedelta(minutes=1))
+
+    @field_validator("restore_deadline")
+    @classmethod
+    def _deadline_range(cls, value: timedelta) -> timedelta:
+        return _between(value, timedelta(seconds=10), timedelta(days=1))
 
 
 class Settings(Document):
@@ -231,6 +242,7 @@ class Settings(Document):
         default=("canaries",), description="directories, files or patterns with * of Canary documents"
     )
     metrics: Metrics = Metrics()
+    traces: Traces = Traces()
     web: Web = Web()
     dashboard: Dashboard = Dashboard()
     log: Log = Log()
@@ -239,6 +251,7 @@ class Settings(Document):
         default=Placebo(), description="stable pods judged as if they were canaries; needs the source prometheus"
     )
     tell_again: Duration = Field(default=timedelta(minutes=30), description="how often a lasting hold is told again")
+    notify: Notify = Field(default=Notify(), description="who is told of decisions")
 
     @field_validator("mode")
     @classmethod

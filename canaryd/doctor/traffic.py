@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 PAST = timedelta(hours=1)
 MOST_POINTS = 240  # of the past that is read
-MOST_POWER = 10  # canaries for which the power is computed, a second or so each
 CLOCK_SLACK = timedelta(seconds=2)
 NAMED = 3  # pods or edges that a finding names
 
@@ -286,15 +285,16 @@ def own_metrics(subjects: Subjects) -> Iterator[Finding]:
 
 
 def power(subjects: Subjects) -> Iterator[Finding]:
-    """What each step can find at the traffic of the last hour, and how long it takes."""
-    chosen = list(_readable(subjects))
-    for subject in chosen[:MOST_POWER]:
+    """What each step can find at the traffic of the last hour, and how long it takes; for one Canary only."""
+    chosen = list(subjects)
+    if len(chosen) > 1:  # some seconds each
+        yield fine("canaryd doctor NAME says of one what each step can find, and how long it takes")
+        return
+    for subject in _readable(chosen):
         if subject.source is not None and not subject.source.remembers:
             yield fine("its source remembers no past: canaryd power FILE --rps N says what is found", subject.about)
             continue
         yield from _power(subject)
-    if len(chosen) > MOST_POWER:
-        yield fine(f"computed for {MOST_POWER} of {len(chosen)}; canaryd doctor NAME does it for any other")
 
 
 def _power(subject: Subject) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from canaryd import wording
+from canaryd.records import without_queries
 from canaryd.story import QUIET_KINDS, Band, Metric, Moment, Outcome, Point, Story, number, part, parts
 
 Body = Mapping[str, Any]
@@ -348,14 +349,4 @@ def window(story: Story) -> str:
 
 def shown_document(story: Story) -> Body | None:
     """The document without what may be a secret: the query part of URLs."""
-    return _without_queries(story.document) if story.document else None
-
-
-def _without_queries(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(k): _without_queries(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_queries(v) for v in value]
-    if isinstance(value, str) and re.match(r"https?://", value):
-        return re.sub(r"[?#].*", "?…", value, flags=re.DOTALL)
-    return value
+    return without_queries(story.document) if story.document else None

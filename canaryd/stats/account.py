@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from canaryd.model import Floats
-from canaryd.stats import assess, bernoulli, evidence, predict
+from canaryd.stats import assess, evidence, predict
 from canaryd.stats.dispersion import HARD_TO_TELL
+from canaryd.stats.edges import share_tolerance
 from canaryd.stats.evidence import Batch, J, Rules
 
 DIGITS = 5  # decimals of log e-values
-NEAR = 1e-6  # how well a stretch's bets must explain what the sums gained
+HALF = 0.5  # counts are whole numbers
 
 
 def account(
@@ -28,8 +29,11 @@ def account(
     rows: Sequence[int],
     gate: int,
     before: Mapping[str, Floats] | None,
+    spans: float = 0.0,
 ) -> dict[str, Any]:
     """JSON values about the first of `rows`, indices into the arrays' rows; `gate`: the present step.
+
+    `spans`: ln of the e-value of all operations together, 0 without traces.
 
     {} where nothing was scored. `before`: the arrays of the look before; "stretches" says for each of the rows what the
     stretch in between counted and what was expected, where there was a single one.
@@ -56,6 +60,7 @@ def account(
         "others": _rounded(float(assess.log_sum(others, -1)) if len(others) else -np.inf),
         "hard": _rounded(hard),
         "alone": _rounded(alone),
+        "spans": _rounded(spans),
         "fine": _rounded(batch.a["fine"][0, row, min(max(gate, 0), len(rules.gates) - 1)]),
         "alpha": rules.alpha,
         "beta": rules.beta,
@@ -74,23 +79,35 @@ def _stretches(
         return
     if evidence.clock(arrays, "intervals") != evidence.clock(before, "intervals") + 1:
         return
-    batch = Batch([before], [edges], [rules])
-    rates, (r, d) = batch.rates()[0], batch.tolerance()
     for row in dict.fromkeys(row for row in rows if row >= 0):
-        told = _stretch(arrays, before, row, float(rates[row]), float(r[0, row]), float(d[0, row]))
+        told = _stretch(arrays, before, row, *_bounds(rules, before, edges, row))
         if told is not None:
             yield told
 
 
+def _bounds(rules: Rules, arrays: Mapping[str, Floats], edges: Floats, row: int) -> tuple[float, float]:
+    """(r, d) of "at most tolerably worse" in one row, as canaryd.stats.evidence.Batch.tolerance has them."""
+    if row == 0:
+        return rules.relative, rules.absolute
+    if row <= len(edges):
+        return 0.0, float(share_tolerance(arrays["mass"], edges, np.array([rules.slower]))[row - 1])
+    query = rules.queries[row - 1 - len(edges)]
+    return query.relative, query.absolute
+
+
 def _stretch(
-    arrays: Mapping[str, Floats], before: Mapping[str, Floats], row: int, rate: float, r: float, d: float
+    arrays: Mapping[str, Floats], before: Mapping[str, Floats], row: int, r: float, d: float
 ) -> dict[str, Any] | None:
-    """What the one stretch since `before` counted; None where that does not explain what the sums gained."""
+    """What the one stretch since `before` counted; None where more was learnt of stable than was compared.
+
+    That is so where a stretch lay between that was not scored, so that another rate was expected, and where a
+    neighbour took the place of a stretch.
+    """
     x_c, n_c, x_s, n_s = (float(v) for v in arrays["total"][row] - before["total"][row])
-    bets = predict.alternatives(np.array(rate), np.array(r), np.array(d))
-    gain = bernoulli.log_e_worse(x_c, n_c, x_s, n_s, bets, rate, r, d) * arrays["usable"][row]
-    if not np.allclose(arrays["worse"][0, row] - before["worse"][0, row], gain, atol=NEAR):
-        return None  # stretches that were only learnt from lay between, so that another rate was expected
+    x_long, n_long = (float(v) for v in arrays["long"][:, row] - before["long"][:, row])
+    if not arrays["usable"][row] or abs(x_long - x_s) > HALF or abs(n_long - n_s) > HALF:
+        return None
+    rate = float(predict.stable_rate(*before["quick"][:, row], *before["long"][:, row]))
     return {
         "row": row,
         "canaryBad": x_c,

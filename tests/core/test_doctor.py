@@ -170,10 +170,10 @@ def test_an_annotation_that_evicts_counters_is_told() -> None:
 
 
 def test_each_step_says_what_it_finds_and_how_long_a_good_release_stays(busy: World) -> None:
-    one = canary(interval="10s", steps=[{"weight": 20, "bake": "2m"}, {"weight": 50, "bake": "2m"}])
+    one = canary(interval="10s", steps=[{"weight": 50, "bake": "2m", "timeout": "4m"}], maxHold="4m")
     found = list(traffic.power([Subject(one, "api", "api-a", "api-b", busy.metrics, busy.now)]))
-    assert severities(found) == ["fine", "fine"]
-    assert found[0].what.startswith("20 %: a good release stays ")
+    assert severities(found) == ["fine"]
+    assert found[0].what.startswith("50 %: a good release stays ")
     assert "failures from" in found[0].what
 
 
@@ -186,6 +186,11 @@ def test_a_step_that_cannot_decide_at_this_traffic_is_told() -> None:
     found = list(traffic.power([subject(world)]))
     assert severities(found) == ["warning"]
     assert "too few to decide in 2 min" in found[0].what
+
+
+def test_of_several_canaries_the_power_is_not_computed(busy: World) -> None:
+    (found,) = traffic.power([subject(busy), subject(busy)])
+    assert "canaryd doctor NAME" in found.what
 
 
 def test_without_traffic_the_power_is_not_known() -> None:

@@ -14,7 +14,7 @@ from canaryd.cli.app import run
 from canaryd.cli.exits import Exit
 from canaryd.config import load_settings
 from canaryd.manifests import Install, everything, settings_text
-from canaryd.permissions import DAEMON, PARTING, Need, Scope, each
+from canaryd.permissions import DAEMON, Need, Scope, each
 
 ROOT = Path(__file__).parents[2]
 SHOP = Install(image="canaryd:test", watched=("shop", "desk"))
@@ -120,11 +120,9 @@ def test_the_daemon_is_granted_what_the_table_says_and_nothing_else() -> None:
     for place in ("shop", "desk"):
         assert granted(objects, "Role", place) == needed(Scope.WATCHED)
     assert granted(objects, "Role", "canaryd") == needed(Scope.OWN)
-    parting = {(need.group, need.resource, verb) for need, verb in each(PARTING)}
-    assert granted(objects, "ClusterRole", None) == parting
-    assert {resource for _, resource, verb in parting if verb != "get"} == {"canaries"}
+    assert of_kind(objects, "ClusterRoleBinding") == [], "nothing in a namespace that is not watched"
     objects = everything(WIDE)
-    assert granted(objects, "ClusterRole", None) == needed(Scope.WATCHED) | parting
+    assert granted(objects, "ClusterRole", None) == needed(Scope.WATCHED)
     assert granted(objects, "Role", "canaryd") == needed(Scope.OWN)
     assert len(of_kind(objects, "RoleBinding")) == 1
 
@@ -152,7 +150,6 @@ def test_looking_is_part_of_view_and_saying_is_not() -> None:
         for name, role in roles.items()
     }
     assert into == {
-        "canaryd-parting": set(),
         "canaryd-viewer": {"view", "edit", "admin"},
         "canaryd-operator": {"edit", "admin"},
         "canaryd-editor": {"edit", "admin"},

@@ -7,11 +7,14 @@ import math
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 from test_story import records, regressed
 from world import World, canary
 
-from canaryd.workings import row_of, workings
+from canaryd.stats.account import account
+from canaryd.stats.evidence import Batch, Rules
+from canaryd.workings import gains, row_of, workings
 
 Body = dict[str, Any]
 
@@ -71,11 +74,11 @@ def by_hand(lines: list[str]) -> float:
         (float(w) if w else 1.0) * math.exp(float(e))
         for w, e in re.findall(r"\+ (?:([\d.]+) )?e\^([+-][\d.]+)", inside)
     )
-    return math.log(weight * row_e + rest + 0.05)
+    return math.log(weight * row_e + rest)
 
 
 def with_account(found: list[Body]) -> list[Body]:
-    return [b for b in found if b.get("account")]
+    return [b for b in found if b.get("account") and b.get("look")]
 
 
 @pytest.mark.parametrize("run", ["rolled_back", "long_run"])
@@ -132,6 +135,12 @@ def test_nothing_is_printed_where_nothing_was_counted(rolled_back: list[Body]) -
     assert workings({"account": {"epochs": [[1.0]], "phi": [1.0], "nu": [None]}}, []) == []
 
 
+def test_the_last_word_of_a_rollout_still_shows_the_arithmetic_of_its_decision(rolled_back: list[Body]) -> None:
+    rollback, settled = rolled_back[-2:]
+    assert (rollback["kind"], settled["kind"]) == ("rollback", "rolled-back")
+    assert workings(settled, rolled_back) == workings(rollback, rolled_back)
+
+
 def test_a_sum_that_does_not_agree_is_said_to(rolled_back: list[Body]) -> None:
     body = with_account(rolled_back)[-1]
     wrong = {**body, "evidence": {**body["evidence"], "logE": body["evidence"]["logE"] + 1}}
@@ -145,3 +154,27 @@ def test_starts_that_have_not_begun_are_cash() -> None:
 
 def test_the_account_is_small(long_run: list[Body]) -> None:
     assert max(len(json.dumps(b["account"])) for b in with_account(long_run)) < 2000
+
+
+def test_what_is_told_of_a_stretch_is_what_was_bet_on_it() -> None:
+    """Expected share and tolerance of every row are those that the tests used, and explain what the sums gained."""
+    world = World(canary(steps=[{"weight": 20, "bake": "20m"}]))
+    world.turn(6)
+    world.start("r2")
+    world.turn(4)
+    before = world.state().evidence
+    world.turn(1)
+    after = world.state().evidence
+    assert before is not None
+    assert after is not None
+    rules, rows = Rules.of(world.canaries[0].spec), range(len(after.arrays["usable"]))
+    told = account(rules, after.arrays, after.edges, rows, 0, before.arrays)["stretches"]
+    assert {s["row"] for s in told} == {int(row) for row in np.flatnonzero(after.arrays["usable"])}
+    batch = Batch([before.arrays], [before.edges], [rules])
+    relative, absolute = batch.tolerance()
+    for s in told:
+        row = s["row"]
+        assert s["pHat"] == pytest.approx(batch.rates()[0, row], rel=1e-7)
+        assert (s["relative"], s["absolute"]) == pytest.approx((relative[0, row], absolute[0, row]), rel=1e-7)
+        gained = after.arrays["worse"][0, row] - before.arrays["worse"][0, row]
+        assert gains(s) == pytest.approx(gained, abs=1e-4)
