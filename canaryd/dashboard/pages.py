@@ -396,7 +396,7 @@ def _environment(base: str, files: Mapping[str, bytes]) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    env.filters["clean"] = render.clean
+    env.filters["clean"] = view.text
     env.globals.update(
         base=base,
         version=__version__,

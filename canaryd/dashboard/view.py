@@ -5,6 +5,7 @@ Words and numbers are those of the command line (`canaryd.render`), so that a pe
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,7 @@ _KINDS = {
     "refused": ("stop", "care"),
     "hook": ("half", "quiet"),
 }
+_INSIDE = re.compile(r"(?<=\d) (?=\d{3}\b|%|pt\b|ms\b|s\b|min\b|h\b)")
 _SETTLED = ("Idle", "Succeeded", "RolledBack")
 
 # What can be said in which phase; the daemon has the last word. The first one is what the page proposes.
@@ -233,6 +235,11 @@ def share(value: object) -> int | None:
     if number is None:
         return None
     return 100 if number >= 1 else min(int(max(number, 0.0) * 100), 99)
+
+
+def text(value: object, limit: int = 400) -> str:
+    """Text from outside, made harmless, in which a line ends neither inside a number nor before its unit."""
+    return _INSIDE.sub("\u00a0", clean(value, limit))
 
 
 def count(value: object) -> str:

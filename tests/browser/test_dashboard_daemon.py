@@ -60,7 +60,7 @@ def test_a_release_is_watched_paused_and_rolled_back_before_ones_eyes_across_a_r
         page.click(".act.pause button")
         page.wait_for_selector("#answer.accepted")
         assert scene.state("shop").phase is Phase.PAUSED
-        assert "let me look" in scene.say("explain", "shop")[1]
+        assert [(w.by, w.reason) for w, _ in scene.store.audit("shop")] == [("anna", "let me look")]
         scene.daemon.stop()
         page.wait_for_selector("#live.lost")
         scene.run()  # the session is still good

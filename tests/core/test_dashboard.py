@@ -151,6 +151,11 @@ def test_a_name_is_safe_in_an_address() -> None:
     assert view.path_of("shop/a b", "x/../y?#") == "/canaries/shop/a%20b/rollouts/x%2F..%2Fy%3F%23"
 
 
+def test_a_line_ends_neither_inside_a_number_nor_before_its_unit() -> None:
+    shown = view.text("errors 0 % of 1 150 000 in 2 min 10 s, +1.8 pt; 5 steps")
+    assert shown == "errors 0\u00a0% of 1\u00a0150\u00a0000 in 2\u00a0min 10\u00a0s, +1.8\u00a0pt; 5 steps"
+
+
 def test_what_is_offered_is_what_the_phase_allows() -> None:
     assert view.actions({"phase": "Progressing"}) == (Action.PROMOTE, Action.PAUSE, Action.ABORT)
     assert view.actions({"phase": "RolledBack"}) == (Action.RETRY,)
