@@ -225,7 +225,9 @@ def _account(
     earlier = before.evidence if before and before.evidence and before.rollout == state.rollout else None
     arrays = earlier.arrays if earlier is not None and earlier.arrays else None
     step = before.step if before is not None else state.step
-    rows = [decisive.row, *(f.row for f in judged.findings)]
+    rows = [f.row for f in (decisive, *judged.findings) if f.row >= 0]  # where spans decided, the first other row
+    if not rows:
+        return None
     traces = canary.spec.traces()
     spans = next((f.log_e for f in judged.findings if traces is not None and f.metric == traces.name), 0.0)
     return account(Rules.of(canary.spec), held.arrays, held.edges, rows, step, arrays, spans) or None

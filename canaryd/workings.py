@@ -217,7 +217,7 @@ def _whole(body: Body, account: Body, epochs: Sequence[_Epoch]) -> list[str]:
         + ("   (starts that have not begun are cash)" if cash else ""),
         f"all together:  ln({weight:g} e^{_signed(row)}{sum_others} + {WEIGHT_HARD:g} e^{_signed(hard)} + "
         f"{WEIGHT_ALONE:g} e^{_signed(alone)} + {WEIGHT_TRACES:g} e^{_signed(spans)}) = {_signed(whole)}",
-        "               (this row, the other rows, all pods beyond two points, a canary alone, traces)",
+        "               (this row, the other rows, all pods beyond two points, a canary alone, spans: 0 is cash)",
     ]
     if recorded is not None:
         agree = "agrees" if abs(recorded - whole) < NEAR * max(1.0, abs(recorded)) else "DOES NOT AGREE"

@@ -18,6 +18,8 @@ from world import START
 from canaryd.report import html
 from canaryd.story import Gap, Story
 
+pytestmark = pytest.mark.browser
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SERIOUS = ("serious", "critical")
 

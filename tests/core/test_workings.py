@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 from test_story import records, regressed
+from test_traces_rollout import Traced, traced
 from world import World, canary
 
+from canaryd.adapters.memory import MemoryTraces
 from canaryd.stats.account import account
 from canaryd.stats.evidence import Batch, Rules
 from canaryd.workings import gains, row_of, workings
@@ -178,3 +180,18 @@ def test_what_is_told_of_a_stretch_is_what_was_bet_on_it() -> None:
         assert (s["relative"], s["absolute"]) == pytest.approx((relative[0, row], absolute[0, row]), rel=1e-7)
         gained = after.arrays["worse"][0, row] - before.arrays["worse"][0, row]
         assert gains(s) == pytest.approx(gained, abs=1e-4)
+
+
+def test_spans_are_a_term_of_their_own() -> None:
+    """Where spans decide, everything still recombines, with their e-value at the last weight."""
+    world = Traced(traced(), MemoryTraces())
+    world.failing["POST /pay"] = 0.35
+    world.roll()
+    found = bodies(world)
+    checked = with_account(found)
+    assert checked[-1]["decisive"] == "spans"
+    assert checked[-1]["account"]["spans"] > 4.6
+    for body in checked:
+        lines = workings(body, found)
+        assert any("agrees" in line for line in lines)
+        assert by_hand(lines) == pytest.approx(body["evidence"]["logE"], rel=2e-3, abs=2e-3)
