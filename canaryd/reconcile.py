@@ -325,6 +325,8 @@ class Reconciler:
             self._unsaved[case.canary.key] = held
             return replace(stored, state=state)
         version = self.ports.store.save(case.canary.key, state, stored.version, held.records)
+        if any(record.tell for record in held.records):
+            self.delivery.wake()
         for record in held.records:
             if not record.tell:  # the notifiers say the others, the log among them
                 self._say(record, state)

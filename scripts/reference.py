@@ -117,6 +117,10 @@ LIMITS = {
     "Scrape.timeout": "100ms to 5m",
     "Scrape.urls": "1 to 1000",
     "Settings.tellAgain": "1s to 30d",
+    "Notify.giveUp": "1m to 30d",
+    "Notify.lateAfter": "1s to 1d",
+    "Slack.timeout": "500ms to 1m",
+    "Webhook.timeout": "500ms to 1m",
     "Settings.canaries": "at most 100",
 }
 
