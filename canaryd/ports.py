@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from canaryd.errors import StoreError
 from canaryd.model import (
@@ -24,6 +24,7 @@ from canaryd.model import (
     WorkloadView,
 )
 from canaryd.policy import Canary, ErrorSource, Hook, Route
+from canaryd.spans import ArmTags, Span, nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +35,18 @@ class Template:
     name: str  # CounterKey.name of the answer: "query:<metric>:failures", "query:<metric>:total" or "gauge:<metric>"
     arm: Arm
     text: str  # PromQL with {{workload}}, {{namespace}} and {{window}} to be filled in
+
+
+@dataclass(frozen=True, slots=True)
+class SpanQuery:
+    """Counters that a collector makes of a service's spans."""
+
+    metric: str  # of the Canary
+    service: str  # service.name of the spans
+    arms: ArmTags
+    calls: str  # names of the counters
+    durations: str
+    aliases: tuple[str, ...] = ()  # see canaryd.spans.normal_operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +64,7 @@ class CountsQuery:
     templates: tuple[Template, ...] = ()
     stable_service: str = ""  # Services in front of the arms, as in the label destination_service_name; "" where an arm
     canary_service: str = ""  # has none of its own: then nobody can say to whom a request that got nowhere was sent
+    spans: SpanQuery | None = None
     server: str = ""  # URL of the Prometheus of the canary's own; "" is that of the daemon
 
 
@@ -91,6 +105,8 @@ class MetricSource(Protocol):
         `instance`, else "" for all pods in one), and all that a metric counts of a pod has one `exporter`, which no
         other metric has. A template that cannot be answered takes its whole metric out of the answer, and says why in
         `unseen`, and nothing else: the mistake of one operator blinds nobody else.
+        Counters of spans (`CountsQuery.spans`) are put beside those of requests, in `Reading.spans`, as far as a tag
+        tells their arm; what is wrong with them is said in `unseen` of their metric, and blinds nothing else.
         Where the arms have Services, what clients report of requests that never reached a pod is read, too: counters
         called "unreached" of no pod. They come only beside counters of pods, and a client that has lost nothing yet has
         one of 0 without a code, so that its first loss is seen to be new.
@@ -335,6 +351,81 @@ class Listener(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class TraceQuery:
+    """Which traces of one service are wanted. What is not asked for is not filtered."""
+
+    canary: str  # key, for messages
+    service: str  # as the tracer calls it (service.name), such as "api.shop"
+    start: datetime  # spans that began in (start, end]
+    end: datetime
+    arms: ArmTags
+    arm: Arm | None = None  # only traces with a span of that arm, of this service
+    errors: bool = False  # only traces with a failed span of this service
+    slower_ms: float | None = None  # only traces with a span of this service at least so long
+    operation: str = ""  # only traces with a span of this service and this (normal) operation
+    limit: int = 500  # traces of one request; a source asks as often as it takes
+    aliases: tuple[str, ...] = ()  # names that routes call the service by; see canaryd.spans.normal_operation
+    newest: bool = False  # the newest `limit` traces that match are enough, or a few more
+
+    def wants(self, spans: Sequence[Span]) -> bool:
+        """A trace with these spans matches: each condition is met by any span of the service."""
+        start, end = nanoseconds(self.start), nanoseconds(self.end)
+        own = [s for s in spans if s.service == self.service]
+        return (
+            any(start < s.start <= end for s in own)
+            and (self.arm is None or any(s.arm is self.arm for s in own))
+            and (not self.errors or any(s.error for s in own))
+            and (self.slower_ms is None or any(s.duration >= self.slower_ms for s in own))
+            and (not self.operation or any(s.operation == self.operation for s in own))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TraceAnswer:
+    """All spans of the traces that were found, those of other services included."""
+
+    spans: tuple[Span, ...]  # settled (canaryd.spans.settle), each once
+    complete: bool  # False: there were more traces than could be had, or spans were refused
+    note: str = ""  # for people: "truncated: ...", "7 malformed spans left out"
+
+
+class TraceSource(Protocol):
+    """Traces, as far as they were sampled.
+
+    `lag`: how long ago an instant must be so that its spans have arrived.
+    """
+
+    lag: timedelta
+
+    def find(self, query: TraceQuery) -> TraceAnswer:
+        """The traces that match (`TraceQuery.wants`), whole.
+
+        No trace is an answer, not an error. Spans that make no sense are left out and counted in the note. An answer
+        that reaches `limit` is asked for again in shorter stretches of time, unless the newest are enough; where some
+        traces could not be had all the same, the newest are given, `complete` is False and the note says "truncated".
+        Raises SourceError when nobody can say (no connection, time-out, HTTP error, an answer that is not understood,
+        one that is too large). Returns within the configured time-out plus a second, whatever the server does. May be
+        called from several threads.
+        """
+        ...
+
+    def url(self, trace: str) -> str:
+        """Where a person can look at this trace; "" when unknown."""
+        ...
+
+
+class TraceEvidence(Protocol):
+    """Finds what traces say about a decision, after it was made."""
+
+    def of(self, record: Record, canary: Canary) -> Mapping[str, Any] | None:
+        """`traces` of the record's body (see canaryd.traces.evidence); None when this record is to have none.
+
+        Never raises: what could not be had is said in `note`. Returns within a few seconds.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Everything outside, as one bundle."""
@@ -346,3 +437,5 @@ class Ports:
     hooks: Hooks
     notifiers: tuple[Notifier, ...] = ()
     listeners: tuple[Listener, ...] = ()
+    traces: TraceSource | None = None
+    evidence: TraceEvidence | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -11,13 +12,26 @@ from typing import TYPE_CHECKING, Any
 from canaryd import adapters
 from canaryd.config import Settings
 from canaryd.config.notify import Channel
+from canaryd.errors import SourceError
 from canaryd.notices.kinds import Wish
 from canaryd.notices.words import Words
-from canaryd.ports import Listener, MetricSource, Notifier, Ports, StateStore, TrafficRouter, Workloads
+from canaryd.policy import Canary
+from canaryd.ports import (
+    Listener,
+    MetricSource,
+    Notifier,
+    Ports,
+    StateStore,
+    TraceEvidence,
+    TraceSource,
+    TrafficRouter,
+    Workloads,
+)
 from canaryd.secret import Secret
 
 if TYPE_CHECKING:
     from canaryd.adapters.kubernetes_store import KubernetesStore
+    from canaryd.adapters.prometheus_health import Health
     from canaryd.kube.client import KubeClient
     from canaryd.watched import Watched
 
@@ -50,6 +64,67 @@ def metric_source(settings: Settings) -> MetricSource:
     return per_server
 
 
+def prometheus_health(settings: Settings | None, url: str | None) -> Callable[[Canary, str, str], Health] | None:
+    """What asks a canary's Prometheus about itself; None where no Prometheus is known. `url`: another one.
+
+    A token goes to the Prometheus of the settings and to no other.
+    """
+    from canaryd.adapters.prometheus import PrometheusSource
+    from canaryd.adapters.prometheus_health import health
+
+    configured = settings.metrics.prometheus if settings and settings.metrics.source == "prometheus" else None
+
+    def ask(canary: Canary, stable: str, workload: str) -> Health:
+        own = canary.spec.prometheus.url if canary.spec.prometheus else None
+        server = url or own or (configured.url if configured else None)
+        if server is None:
+            raise SourceError("which Prometheus has its counters is not known here; use --prometheus URL")
+        headers = {}
+        if configured and server == configured.url:
+            source = PrometheusSource(server, bearer_file=configured.bearer_token_file, ca_file=configured.ca_file)
+            headers = source.authorization()
+        return health(
+            server,
+            canary.spec.source.requests,
+            (stable, workload),
+            canary.metadata.namespace,
+            over=max(timedelta(minutes=5), 5 * canary.spec.interval),
+            headers=headers,
+            ca_file=configured.ca_file if configured and server == configured.url else None,
+            public_only=bool(configured and server == own and not url and not configured.allow_local),
+        )
+
+    return ask if url or configured or settings is None or settings.mode == "cluster" else None
+
+
+def trace_source(settings: Settings) -> TraceSource | None:
+    """The source of traces; None where there is none."""
+    jaeger = settings.traces.jaeger
+    if jaeger.url is None:
+        return None
+    source: TraceSource = adapters.load(adapters.TRACE_SOURCES, "jaeger")(
+        jaeger.url,
+        external_url=jaeger.external_url or "",
+        timeout=jaeger.timeout,
+        lag=jaeger.lag,
+        ca_file=jaeger.ca_file,
+        bearer_file=jaeger.bearer_token_file,
+        basic_file=jaeger.basic_file,
+        limit=jaeger.limit,
+    )
+    return source
+
+
+def _evidence(traces: TraceSource | None, store: StateStore) -> tuple[TraceEvidence | None, tuple[Notifier, ...]]:
+    """What finds traces for a decision, and what keeps them; neither without a source."""
+    if traces is None:
+        return None, ()
+    from canaryd.traces.evidence import TraceGatherer  # not loaded where there are no traces
+    from canaryd.traces.telling import EvidenceKeeper
+
+    return TraceGatherer(traces), (EvidenceKeeper(store),)
+
+
 def state_store(settings: Settings, root: Path) -> StateStore:
     """The state file; relative paths start at the configuration file's directory. Raises StoreError."""
     store: StateStore = adapters.load(adapters.STATE_STORES, "sqlite")(root / settings.state.path)
@@ -68,7 +143,7 @@ def notifier(channel: Channel, settings: Settings, store: StateStore) -> Notifie
         "wishes": tuple(Wish(r.namespaces, r.labels, r.severities, r.kinds) for r in chosen),
         "words": Words(channel.templates),
         "late_after": settings.notify.late_after,
-        "external_url": getattr(getattr(settings, "dashboard", None), "external_url", ""),
+        "external_url": settings.dashboard.external_url,
     }
     make: Callable[..., Notifier]
     if channel.slack is not None:
@@ -134,14 +209,22 @@ def listener(channel: Channel, store: StateStore) -> Listener | None:
 
 def embedded(settings: Settings, store: StateStore) -> Ports:
     """Everything that the embedded mode talks to."""
+    traces = trace_source(settings)
+    evidence, keepers = _evidence(traces, store)
     return Ports(
         metrics=metric_source(settings),
         router=adapters.load(adapters.TRAFFIC_ROUTERS, "envoyFile")(),
         workloads=adapters.load(adapters.WORKLOADS, "pools")(),
         store=store,
         hooks=adapters.load(adapters.HOOKS, "runner")(),
-        notifiers=(adapters.load(adapters.NOTIFIERS, "log")(), *notifiers(settings, store)),
+        notifiers=(
+            adapters.load(adapters.NOTIFIERS, "log")(),
+            *notifiers(settings, store),
+            *keepers,
+        ),
         listeners=listeners(settings, store),
+        traces=traces,
+        evidence=evidence,
     )
 
 
@@ -183,6 +266,8 @@ def cluster_store(client: KubeClient, watched: Watched) -> KubernetesStore:
 
 def cluster(settings: Settings, client: KubeClient, watched: Watched, store: StateStore) -> Ports:
     """Everything that the daemon talks to in a cluster."""
+    traces = trace_source(settings)
+    evidence, keepers = _evidence(traces, store)
     router = adapters.load(adapters.TRAFFIC_ROUTERS, "cluster")(
         istio=adapters.load(adapters.TRAFFIC_ROUTERS, "istio")(
             client, watched.virtual_services, watched.uid_of, domain=settings.cluster.domain
@@ -207,6 +292,9 @@ def cluster(settings: Settings, client: KubeClient, watched: Watched, store: Sta
             adapters.load(adapters.NOTIFIERS, "log")(),
             adapters.load(adapters.NOTIFIERS, "events")(client, watched.canaries),
             *notifiers(settings, store),
+            *keepers,
         ),
         listeners=listeners(settings, store),
+        traces=traces,
+        evidence=evidence,
     )

@@ -49,6 +49,10 @@ NOTIFIERS: Mapping[str, str] = {
 LISTENERS: Mapping[str, str] = {
     "slackButtons": "canaryd.adapters.slack_buttons:SlackButtons",
 }
+TRACE_SOURCES: Mapping[str, str] = {
+    "jaeger": "canaryd.adapters.jaeger:JaegerSource",
+    "memory": "canaryd.adapters.memory:MemoryTraces",
+}
 
 
 def load(registry: Mapping[str, str], name: str) -> Any:

@@ -21,12 +21,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from canaryd.errors import SourceError
 
 MAX_BYTES = 64 * 1024 * 1024  # of one answer; 50 canaries with 20 pods each need about 3
+MAX_SECRET = 64 * 1024  # characters of a bearer token or of a user and password
+
+
+class TooLargeError(SourceError):
+    """The answer is larger than allowed; whoever asks for less may get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +101,32 @@ def basic_authorization(parts: SplitResult) -> dict[str, str]:
         return {}
     pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+
+def bearer_authorization(path: str | None) -> dict[str, str]:
+    """The header of the bearer token as its file has it now; empty without a file. Raises SourceError."""
+    return {} if path is None else {"Authorization": f"Bearer {_secret(path, 'bearer token')}"}
+
+
+def basic_file_authorization(path: str | None) -> dict[str, str]:
+    """The header of the user and password, "user:password", as their file has them now. Raises SourceError."""
+    if path is None:
+        return {}
+    pair = _secret(path, "user:password")
+    if ":" not in pair:
+        raise SourceError(f"the file {path} holds no user:password; write both with a colon between")
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+
+def _secret(path: str, kind: str) -> str:
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            secret = file.read(MAX_SECRET + 1).strip()
+    except OSError as e:
+        raise SourceError(f"the {kind} file {path} cannot be read: {e.strerror}") from e
+    if not secret or len(secret) > MAX_SECRET or not all("!" <= c <= "~" for c in secret):
+        raise SourceError(f"the {kind} file {path} holds no {kind} of printable ASCII")
+    return secret
 
 
 class Connection:
@@ -193,8 +225,8 @@ class Connection:
             raise self._too_large()
         return body
 
-    def _too_large(self) -> SourceError:
-        return SourceError(f"{self.name}: the answer is larger than {self._max_bytes / 1024 / 1024:g} MB")
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"{self.name}: the answer is larger than {self._max_bytes / 1024 / 1024:g} MB")
 
     def _cut(self) -> None:
         """Wake the thread that is left behind by ending its connection."""
