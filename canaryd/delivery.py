@@ -207,6 +207,11 @@ class Delivery:
             courier.extras.append(record)
             courier.wake.set()
 
+    def wake(self) -> None:
+        """Something was saved: look at once. Harmless where nobody waits."""
+        for courier in self.couriers:
+            courier.wake.set()
+
     def start(self, clock: Callable[[], datetime], may: Callable[[], bool]) -> None:
         """Begin to tell, while `may` says so, from where anybody stopped."""
         self._stopping.clear()
@@ -220,8 +225,7 @@ class Delivery:
     def stop(self, timeout: float = 5.0) -> None:
         """No delivery begins any more; one under way is waited for so long. What it then still does, it may."""
         self._stopping.set()
-        for courier in self.couriers:
-            courier.wake.set()
+        self.wake()
         for thread in self._threads:
             thread.join(timeout)
         self._threads = []

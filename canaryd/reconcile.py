@@ -343,6 +343,8 @@ class Reconciler:
         self._refused.add(case.canary.key)
         version = self.ports.store.save(case.canary.key, state, stored.version, held.records)
         self._refused.discard(case.canary.key)
+        if any(record.tell for record in held.records):
+            self.delivery.wake()
         for record in held.records:
             if not record.tell:  # the notifiers say the others, the log among them
                 self._say(record, state)

@@ -68,7 +68,8 @@ def client(token: str, api_url: str, timeout: timedelta) -> WebClient:
 def call(web: WebClient, method: str, *, place: str, where: str = "", **arguments: Any) -> Mapping[str, Any]:
     """The answer. Raises SlackError with words; `place` is where the token comes from, `where` the channel."""
     try:
-        answer = web.api_call(method, json={k: v for k, v in arguments.items() if v is not None})
+        asked = getattr(web, method.replace(".", "_"))  # slack-sdk knows which methods take JSON and which a form
+        answer = asked(**{k: v for k, v in arguments.items() if v is not None})
     except SlackApiError as e:
         raise _refused(e, method, place, where) from None
     except (SlackClientError, OSError, http.client.HTTPException, ValueError) as e:

@@ -143,7 +143,7 @@ def notifier(channel: Channel, settings: Settings, store: StateStore) -> Notifie
         "wishes": tuple(Wish(r.namespaces, r.labels, r.severities, r.kinds) for r in chosen),
         "words": Words(channel.templates),
         "late_after": settings.notify.late_after,
-        "external_url": getattr(getattr(settings, "dashboard", None), "external_url", ""),
+        "external_url": settings.dashboard.external_url,
     }
     make: Callable[..., Notifier]
     if channel.slack is not None:

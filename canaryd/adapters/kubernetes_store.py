@@ -274,9 +274,10 @@ class KubernetesStore:
     def write_down(self, after: timedelta = timedelta(0)) -> None:
         """Writes what notifiers have done where no save has carried it along for so long: one PATCH for each Canary."""
         now = self._clock()
-        for found in self._objects.all():
-            pending = self._pending_of(found)
-            if not pending or now - pending.since < after:
+        with self._lock:
+            due = {uid for uid, pending in self._pending.items() if pending and now - pending.since >= after}
+        for found in self._objects.all() if due else ():
+            if str(found["metadata"]["uid"]) not in due:
                 continue
             try:
                 self._write_down_pending(key_of(found))

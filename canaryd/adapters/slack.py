@@ -228,7 +228,9 @@ class SlackBot:
         if thread.shown == (text, made):
             return
         try:
-            self._call(web, "chat.update", channel=thread.channel, ts=thread.ts, text=text, blocks=made)
+            metadata = _metadata(HEAD, {"rollout": latest.rollout, "canary": latest.canary})
+            place = {"channel": thread.channel, "ts": thread.ts}
+            self._call(web, "chat.update", **place, text=text, blocks=made, metadata=metadata)
         except SlackError as e:
             if e.code not in GONE:
                 raise
@@ -265,7 +267,7 @@ class SlackBot:
     def _post(
         self, web: WebClient, text: str, made: list[JSON], channel: str, kind: str, about: JSON, **more: Any
     ) -> Mapping[str, Any]:
-        metadata = {"event_type": kind, "event_payload": about}
+        metadata = _metadata(kind, about)
         fixed = {"channel": channel, "text": text, "metadata": metadata, "unfurl_links": False, "unfurl_media": False}
         try:
             return self._call(web, "chat.postMessage", **fixed, blocks=made, **more)
@@ -277,6 +279,11 @@ class SlackBot:
 
     def _call(self, web: WebClient, method: str, **arguments: Any) -> Mapping[str, Any]:
         return call(web, method, place=self._token.place, where=self._channel, **arguments)
+
+
+def _metadata(kind: str, about: Mapping[str, str]) -> JSON:
+    """By which a message is found again."""
+    return {"event_type": kind, "event_payload": dict(about)}
 
 
 def _payload(message: Mapping[str, Any], kind: str) -> Mapping[str, Any]:

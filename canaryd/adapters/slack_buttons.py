@@ -120,7 +120,7 @@ class SlackButtons:
         if token.startswith("xoxb-"):
             raise NotifyError(f"{self._app_token.place} holds a bot token; Socket Mode needs the app's (xapp-…)")
         web = client(token, self._api_url, self._timeout)
-        address = str(call(web, "apps.connections.open", place=self._app_token.place).get("url"))
+        address = str(call(web, "apps.connections.open", place=self._app_token.place, app_token=token).get("url"))
         if not address.startswith(("wss://", "ws://")):
             raise NotifyError("Slack names no address to connect to; is Socket Mode enabled for the app?")
         return web, address

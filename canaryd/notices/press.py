@@ -27,7 +27,7 @@ class Press:
     revision: str
     rollout: str
     channel: str
-    thread: str
+    thread: str  # "" for the head of one
 
     @property
     def by(self) -> str:
@@ -60,7 +60,8 @@ def press(payload: Mapping[str, Any]) -> Press | None:
         return None
     place, message = _part(payload, "channel"), _part(payload, "message")
     name = plain(user.get("username") or user.get("name"), 80)
-    thread = plain(message.get("thread_ts") or message.get("ts"), 40)
+    head = message.get("thread_ts") in (None, message.get("ts"))  # seen in the channel: the answer belongs there
+    thread = "" if head else plain(message.get("thread_ts"), 40)
     id_ = f"slack-{who}-{action}-{ts}"
     return Press(id_, who, name, action, canary, revision, rollout, plain(place.get("id"), 40), thread)
 

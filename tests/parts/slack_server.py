@@ -120,7 +120,7 @@ class Slack:
     def chat_update(self, asked: dict[str, Any]) -> dict[str, Any]:
         for message in self.messages:
             if message["ts"] == asked["ts"] and message["channel"] == asked["channel"]:
-                message.update(text=asked["text"], blocks=asked["blocks"])
+                message.update(text=asked["text"], blocks=asked["blocks"], metadata=asked.get("metadata"))
                 return {"ok": True, "ts": asked["ts"]}
         return {"ok": False, "error": "message_not_found"}
 
@@ -193,6 +193,9 @@ class _Handler(BaseHTTPRequestHandler):
         method = self.path.rpartition("/")[2]
         if "json" in self.headers.get("Content-Type", ""):
             self.asked = json.loads(text or "{}")
+            if method.startswith(("conversations.", "apps.", "auth.")):  # as Slack: only what writes takes JSON
+                self.answer(200, {"ok": False, "error": "invalid_arguments"})
+                return
         else:
             self.asked = {k: v[0] for k, v in parse_qs(text).items()}
         with slack.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -25,6 +26,8 @@ from canaryd.demo.processes import wait_until
 from canaryd.model import Phase
 from canaryd.reconcile import Reconciler
 from canaryd.secret import Secret
+
+LONG = bool(os.environ.get("CANARYD_LONG"))  # at every single one
 
 STEPS: dict[str, Any] = {"steps": [{"weight": w, "bake": "20s"} for w in (10, 50)]}
 
@@ -78,7 +81,7 @@ def test_a_kill_while_slack_is_told_loses_nothing_repeats_one_message_at_most_an
     nursery: Nursery = request.getfixturevalue("nursery")  # noqa: F811 - born with the token in its environment
     slack.scopes = scopes
     for side in ("before", "after"):
-        for k in range(1 if side == "before" else 2, 30, 1 if point == "remember" else 4):
+        for k in range(1 if side == "before" else 2, 30, 1 if LONG or point == "remember" else 6):
             slack.messages.clear()
             place = f"slack-{scopes}-{point}-{side}-{k}"
             nursery.order(place=place, world="remembers")
