@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from math import log
 from pathlib import Path
@@ -15,7 +16,10 @@ from test_traces import ALPHA, CANARY, PLAN, Rollouts, Traffic
 
 from canaryd.stats import traces
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif("CANARYD_LONG" not in os.environ, reason="two minutes; set CANARYD_LONG=1"),
+]
 
 
 @pytest.mark.parametrize("spans", [20, 3])
