@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from canaryd.config import Settings
     from canaryd.kube.client import KubeClient
 
-FURTHER: tuple[str, ...] = ("canaryd.doctor.notify",)  # module names, in the order of their checks
+FURTHER: tuple[str, ...] = (
+    "canaryd.doctor.notify",
+    "canaryd.doctor.traces",
+)  # module names, in the order of their checks
 
 
 @dataclass(frozen=True)

@@ -427,15 +427,13 @@ def test_malformed_spans_of_the_older_api_are_left_out_too() -> None:
     assert answer.note.startswith("7 malformed spans left out")
 
 
-def test_a_resource_that_comes_after_its_spans_is_theirs_all_the_same() -> None:
+@pytest.mark.parametrize("padding", [10, 300_000], ids=["decoded at once", "span by span"])
+def test_a_resource_that_comes_after_its_spans_is_theirs_all_the_same(padding: int) -> None:
     resource = {"attributes": [{"key": "service.name", "value": {"stringValue": "api"}}]}
-    body = {
-        "result": {
-            "resourceSpans": [{"scopeSpans": [{"spans": [otlp_span("1", "1", start=ns(5))]}], "resource": resource}]
-        }
-    }
+    spans = [otlp_span("1", f"{i}", start=ns(5), padding="x" * padding) for i in (1, 2)]
+    body = {"result": {"resourceSpans": [{"scopeSpans": [{"spans": spans}], "resource": resource}]}}
     with Server(v3(says("200 OK", json.dumps(body)))) as server:
-        assert [s.service for s in source_of(server).find(QUERY).spans] == ["api"]
+        assert [s.service for s in source_of(server).find(QUERY).spans] == ["api", "api"]
 
 
 def test_what_the_server_itself_calls_an_error_makes_the_answer_incomplete() -> None:

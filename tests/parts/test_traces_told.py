@@ -94,6 +94,14 @@ def test_after_a_kill_the_next_daemon_gathers_what_was_owed_and_not_what_was_kep
     assert second.asked == []
 
 
+def test_what_was_kept_before_a_kill_is_told_as_it_was_and_not_looked_for_again(store: MemoryStore) -> None:
+    source, people = MemoryTraces(), Eager()
+    store.amend(replace(record(), body={**BODY, "traces": {"note": "as it was"}}))
+    delivery(store, source, people).tell()
+    assert people.told[0].body["traces"] == {"note": "as it was"}
+    assert source.asked == []
+
+
 def test_a_store_that_cannot_be_written_gets_the_traces_later(store: MemoryStore) -> None:
     post = delivery(store, MemoryTraces())
     keeper = post.couriers[0].notifier
