@@ -95,7 +95,8 @@ class Daemon(Base):
     def _lead(self) -> None:
         store: SqliteStore = wiring.state_store(self.settings, self.root)  # type: ignore[assignment]
         ports = wiring.embedded(self.settings, store)
-        self.ports, self.store, self.delivery = ports, store, self._new_delivery()
+        self.ports, self.store = ports, store
+        self.delivery = self._new_delivery()
         self.reconciler = Reconciler(ports, tell_again=self.settings.tell_again, delivery=self.delivery)
         self.scheduler = new_scheduler()
         self.leading.set()

@@ -122,6 +122,8 @@ class Courier:
             sent = self.notifier.notify(self.prepare(record))
         except NotifyError as e:
             return e
+        except CanarydError as e:
+            return NotifyError(str(e))
         except Exception as e:  # noqa: BLE001 - a defect of one notifier must not silence the others
             return _defect(e)
         self.report(self.name, "skipped" if sent is False else "sent")

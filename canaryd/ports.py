@@ -324,6 +324,13 @@ class Notifier(Protocol):
         """
         ...
 
+    def probe(self) -> str:
+        """What can be seen of the other side without telling anybody anything, for `canaryd doctor`.
+
+        Raises NotifyError that says what would keep a record from being delivered.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TraceQuery:
@@ -412,6 +419,10 @@ class Listener(Protocol):
 
     def close(self) -> None:
         """End within a few seconds; may be started again."""
+        ...
+
+    def probe(self) -> str:
+        """As a Notifier's."""
         ...
 
 

@@ -96,10 +96,11 @@ def state_store(settings: Settings, root: Path) -> StateStore:
 
 def notifiers(settings: Settings, store: StateStore) -> tuple[Notifier, ...]:
     """One for each channel of the settings. Raises NotifyError when one needs what is not installed."""
-    return tuple(_notifier(channel, settings, store) for channel in settings.notify.channels)
+    return tuple(notifier(channel, settings, store) for channel in settings.notify.channels)
 
 
-def _notifier(channel: Channel, settings: Settings, store: StateStore) -> Notifier:
+def notifier(channel: Channel, settings: Settings, store: StateStore) -> Notifier:
+    """That of one channel. Raises NotifyError when it needs what is not installed."""
     chosen = [r for r in settings.notify.routes if channel.name in r.channels]
     shared: dict[str, Any] = {
         "wishes": tuple(Wish(r.namespaces, r.labels, r.severities, r.kinds) for r in chosen),
@@ -149,24 +150,24 @@ def _secret(file: str | None, env: str | None) -> Secret:
 
 def listeners(settings: Settings, store: StateStore) -> tuple[Listener, ...]:
     """What hears people, where that is configured."""
-    made = []
-    for channel in settings.notify.channels:
-        slack = channel.slack
-        if slack is None or slack.buttons is None:
-            continue
-        buttons = slack.buttons
-        made.append(
-            adapters.load(adapters.LISTENERS, "slackButtons")(
-                channel.name,
-                _secret(buttons.app_token_file, buttons.app_token_env),
-                _secret(slack.bot_token_file, slack.bot_token_env),
-                store,
-                buttons.allow,
-                api_url=slack.api_url,
-                timeout=slack.timeout,
-            )
-        )
-    return tuple(made)
+    return tuple(made for channel in settings.notify.channels if (made := listener(channel, store)) is not None)
+
+
+def listener(channel: Channel, store: StateStore) -> Listener | None:
+    """That of one channel, where it has buttons."""
+    slack = channel.slack
+    if slack is None or slack.buttons is None:
+        return None
+    made: Listener = adapters.load(adapters.LISTENERS, "slackButtons")(
+        channel.name,
+        _secret(slack.buttons.app_token_file, slack.buttons.app_token_env),
+        _secret(slack.bot_token_file, slack.bot_token_env),
+        store,
+        slack.buttons.allow,
+        api_url=slack.api_url,
+        timeout=slack.timeout,
+    )
+    return made
 
 
 def embedded(settings: Settings, store: StateStore) -> Ports:

@@ -48,6 +48,13 @@ class AppriseNotifier:
         self._late_after, self._external_url, self._clock = late_after, external_url, clock
         self._had: OrderedDict[tuple[str, str], None] = OrderedDict()  # (record, hash of the address)
 
+    def probe(self) -> str:
+        """See ports.Notifier: Apprise knows each of the addresses; nothing is sent."""
+        lines = self._lines()
+        for number, url in lines:
+            self._target(number, url)
+        return f"Apprise knows all {len(lines)} addresses of {self._urls.place}"
+
     def notify(self, record: Record) -> bool:
         """See ports.Notifier."""
         if not is_wanted(record, self._wishes):
@@ -77,11 +84,14 @@ class AppriseNotifier:
             raise NotifyError(f"{self._urls.place} holds {len(found)} addresses; 1 to {MOST_URLS} are right")
         return found
 
-    def _send(self, number: int, url: str, title: str, text: str, kind: str) -> bool:
+    def _target(self, number: int, url: str) -> Any:
         target = self._apprise.Apprise()
         if not target.add(url):
             raise NotifyError(f"line {number} of {self._urls.place} is no address that Apprise knows")
-        return bool(target.notify(body=text, title=title, notify_type=kind))
+        return target
+
+    def _send(self, number: int, url: str, title: str, text: str, kind: str) -> bool:
+        return bool(self._target(number, url).notify(body=text, title=title, notify_type=kind))
 
 
 def _library() -> Any:
@@ -104,7 +114,7 @@ def plain_text(told: Notice) -> str:
     if told.is_full:
         lines += [
             f"{r.metric}: canary {r.canary}, stable {r.stable}, difference {r.difference}, tolerated {r.tolerated},"
-            f" {r.verdict} (n {r.n})"
+            f" {r.verdict} (n {' / '.join(n or '–' for n in r.n)})"
             for r in told.rows
         ]
         lines += [f"Harmed: {told.harmed}"] if told.harmed else []

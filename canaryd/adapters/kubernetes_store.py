@@ -399,6 +399,10 @@ class KubernetesStore:
         except (StoreError, KubeError) as e:
             log.warning("what is owed cannot be read", canary=key_of(found), error=str(e))
             return None
+        if lost := {id_ for id_ in ids if id_ not in here}:  # somebody removed the companion
+            log.error("never told", canary=key_of(found), records=sorted(lost), error="their records are gone")
+            with self._lock:
+                self._to_write(found).told |= lost
         return [here[id_] for id_ in ids if id_ in here]
 
     def _pending_of(self, found: JSON) -> _Pending:
@@ -499,18 +503,23 @@ class KubernetesStore:
 
     def _move(self, found: JSON, chest: Chest, size: int) -> bool:
         """Whether older records may leave the status: they are in the companion, or there is no other way."""
-        canary = key_of(found)
+        canary, uid = key_of(found), str(found["metadata"]["uid"])
+        owed = {r.id: r for r in chest.records if r.id in chest.owed}
         try:
-            self._companion.move(found, chest.records)
+            if len(owed) < len(chest.owed):
+                owed = {**self._in_companion(found, chest.owed), **owed}
+            owed = {id_: r for id_, r in owed.items() if id_ in chest.owed}
+            self._companion.move(found, chest.records, tuple(owed.values()))
         except (KubeError, StoreError) as e:
             log.warning("older decisions stay in the status", canary=canary, error=str(e))
             if size <= MOST_RECORDS:
                 return False
             log.error("older decisions are lost", canary=canary, records=len(chest.records))  # noqa: TRY400
-        owed = {r.id: r for r in chest.records if r.id in chest.owed}
-        if owed:
-            with self._lock:
-                self._moved.setdefault(str(found["metadata"]["uid"]), {}).update(owed)
+        with self._lock:
+            if owed:
+                self._moved[uid] = owed
+            else:
+                self._moved.pop(uid, None)
         return True
 
     def _set(self, canary: str, condition: statuses.Condition, *, all_of_them: bool = False) -> None:

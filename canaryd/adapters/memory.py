@@ -549,6 +549,10 @@ class MemoryNotifier(_Breakable):
         self.name = name
         self.told: list[Record] = []
 
+    def probe(self) -> str:
+        self._check()
+        return "keeps what it is told"
+
     def notify(self, record: Record) -> None:
         with self._lock:
             self._check()

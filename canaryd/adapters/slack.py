@@ -24,7 +24,7 @@ from canaryd.model import Record
 from canaryd.notices import blocks
 from canaryd.notices.cloudevent import identity
 from canaryd.notices.kinds import Wish, is_wanted
-from canaryd.notices.notice import Notice, notice
+from canaryd.notices.notice import Notice, notice, plain
 from canaryd.notices.words import Words
 from canaryd.ports import NOTE, StateStore
 from canaryd.secret import Secret
@@ -113,6 +113,26 @@ class SlackBot:
             self._reply(web, thread, record, told)
         self._show(web, thread, self._latest(record, told))
         return True
+
+    def probe(self) -> str:
+        """See ports.Notifier: the token is valid, and the channel is there, where the app may ask."""
+        web = client(self._token.line(), self._api_url, self._style.timeout)
+        who = self._call(web, "auth.test")
+        known = f"Slack knows the bot {plain(who.get('user'), 80)} of {plain(who.get('team'), 80)}"
+        if not self._id:
+            return f"{known}; {self._channel} is looked for with the first message, its id (C…) could be looked at now"
+        try:
+            found = self._call(web, "conversations.info", channel=self._id).get("channel")
+        except SlackError as e:
+            if e.code != "missing_scope":
+                raise
+            return f"{known}; the channel cannot be looked at without the scope channels:read"
+        channel: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
+        if channel.get("is_archived"):
+            raise SlackError(f"the channel {self._channel} is archived; unarchive it or name another")
+        if channel.get("is_member") is False:
+            raise SlackError(f"the bot is not in the channel {self._channel}; /invite it there")
+        return f"{known}, and it is in #{plain(channel.get('name'), 80)}"
 
     # ── threads ──────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -292,13 +312,22 @@ class SlackWebhook:
         self.name = name
         self._url, self._style = url, style or Style()
 
+    def probe(self) -> str:
+        """See ports.Notifier: Slack itself can only be asked by a message."""
+        self._address()
+        return f"{self._url.place} holds a URL; whether Slack takes it shows the first message"
+
+    def _address(self) -> str:
+        url = self._url.line()
+        if not url.startswith(("https://", "http://")):
+            raise NotifyError(f"{self._url.place} holds no URL; put the URL of an incoming webhook there")
+        return url
+
     def notify(self, record: Record) -> bool:
         """See ports.Notifier. Raises SlackError."""
         if not is_wanted(record, self._style.wishes):
             return False
-        url = self._url.line()
-        if not url.startswith(("https://", "http://")):
-            raise NotifyError(f"{self._url.place} holds no URL; put the URL of an incoming webhook there")
+        url = self._address()
         text, made = self._style.decision(record, self._style.notice(record), alone=True)
         seconds = max(1, round(self._style.timeout.total_seconds()))
         web = WebhookClient(url, timeout=seconds, logger=QUIET, retry_handlers=[])

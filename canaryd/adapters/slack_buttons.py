@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import structlog
+from slack_sdk import WebClient
 from slack_sdk.socket_mode import SocketModeClient
 from slack_sdk.socket_mode.request import SocketModeRequest
 from slack_sdk.socket_mode.response import SocketModeResponse
@@ -70,6 +71,11 @@ class SlackButtons:
         if self._thread is not None:
             self._thread.join(5.0)
 
+    def probe(self) -> str:
+        """See ports.Notifier."""
+        self._address(self._app_token.line())
+        return "Slack lets the app listen for buttons"
+
     # ── the connection ───────────────────────────────────────────────────────────────────────────────────────
 
     def _run(self) -> None:
@@ -93,10 +99,7 @@ class SlackButtons:
     def _listen(self) -> None:
         """Until asked to stop, until the token is another one, or until the connection stays lost."""
         token = self._app_token.line()
-        web = client(token, self._api_url, self._timeout)
-        if token.startswith("xoxb-"):
-            raise NotifyError(f"{self._app_token.place} holds a bot token; Socket Mode needs the app's (xapp-…)")
-        address = str(call(web, "apps.connections.open", place=self._app_token.place).get("url"))
+        web, address = self._address(token)
         socket = SocketModeClient(token, logger=QUIET, web_client=web, ping_interval=self._ping, concurrency=2)
         socket.wss_uri = address
         socket.socket_mode_request_listeners.append(self._heard)  # type: ignore[arg-type]  # of this very client
@@ -111,6 +114,16 @@ class SlackButtons:
                     return
         finally:
             socket.close()
+
+    def _address(self, token: str) -> tuple[WebClient, str]:
+        """Where to connect to, for a while. Raises NotifyError."""
+        if token.startswith("xoxb-"):
+            raise NotifyError(f"{self._app_token.place} holds a bot token; Socket Mode needs the app's (xapp-…)")
+        web = client(token, self._api_url, self._timeout)
+        address = str(call(web, "apps.connections.open", place=self._app_token.place).get("url"))
+        if not address.startswith(("wss://", "ws://")):
+            raise NotifyError("Slack names no address to connect to; is Socket Mode enabled for the app?")
+        return web, address
 
     def _heard(self, socket: SocketModeClient, request: SocketModeRequest) -> None:
         """Acknowledged at once: Slack waits three seconds, and a person for the little wheel."""

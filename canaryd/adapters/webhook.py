@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 from canaryd.adapters.exchange import Connection, Deadline, basic_authorization, checked_url
 from canaryd.errors import NotifyError, SourceError
@@ -49,6 +49,12 @@ class WebhookNotifier:
         self._wishes, self._words = wishes, words or Words()
         self._late_after, self._external_url, self._clock = late_after, external_url, clock
 
+    def probe(self) -> str:
+        """See ports.Notifier: the address and the key can be read; nothing is sent."""
+        if self._key is not None:
+            self._key.read()
+        return f"{self._address().hostname} gets events{', signed' if self._key is not None else ''}"
+
     def notify(self, record: Record) -> bool:
         """See ports.Notifier. Any answer of 2xx is a receipt."""
         if not is_wanted(record, self._wishes):
@@ -64,13 +70,16 @@ class WebhookNotifier:
         self._send(body, headers)
         return True
 
-    def _send(self, body: bytes, headers: dict[str, str]) -> None:
+    def _address(self) -> SplitResult:
         url = self._url.line() if isinstance(self._url, Secret) else self._url
         try:
-            parts = checked_url(url)
+            return checked_url(url)
         except ValueError:
             place = self._url.place if isinstance(self._url, Secret) else "the URL"
             raise NotifyError(f"{place} is no usable URL; use one such as https://hooks.example.com/canaryd") from None
+
+    def _send(self, body: bytes, headers: dict[str, str]) -> None:
+        parts = self._address()
         host, deadline = parts.hostname or "", Deadline.after(self._timeout)
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         bare = urlsplit(f"{parts.scheme}://{parts.netloc}")  # what Connection puts into messages: no path, no query

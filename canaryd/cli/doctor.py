@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import click
@@ -54,6 +55,7 @@ def doctor(session: Session, name: str | None, prometheus: str | None, form: str
 
 def _in_cluster(session: Session, name: str | None, prometheus: str | None) -> Iterable[tuple[str, Finding]]:
     from canaryd.cli.cluster import ClusterSession, split
+    from canaryd.doctor import notify
     from canaryd.doctor.cluster import CHECKS, Cluster
     from canaryd.doctor.findings import examine
     from canaryd.wiring import metric_source
@@ -74,7 +76,7 @@ def _in_cluster(session: Session, name: str | None, prometheus: str | None) -> I
     own, lease = session.lease
     domain = installed.cluster.domain if installed is not None else "cluster.local"
     cluster = Cluster(session.client, scope, plain, now(), source, own=own, lease=lease, domain=domain)
-    return examine(CHECKS, cluster, sentence_of)
+    return chain(examine(CHECKS, cluster, sentence_of), notify.findings(installed))
 
 
 def _prometheus(url: str) -> MetricSource:
@@ -84,6 +86,7 @@ def _prometheus(url: str) -> MetricSource:
 
 
 def _of_files(session: Session, name: str | None) -> Iterable[tuple[str, Finding]]:
+    from canaryd.doctor import notify
     from canaryd.doctor.files import CHECKS, Files
     from canaryd.doctor.findings import examine
     from canaryd.wiring import metric_source
@@ -104,7 +107,7 @@ def _of_files(session: Session, name: str | None) -> Iterable[tuple[str, Finding
         lambda: metric_source(settings),
         now(),
     )
-    return examine(CHECKS, files, sentence_of)
+    return chain(examine(CHECKS, files, sentence_of), notify.findings(settings))
 
 
 def _show(found: list[tuple[str, Finding]]) -> None:

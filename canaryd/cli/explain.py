@@ -15,6 +15,7 @@ from canaryd.cli import output
 from canaryd.cli.app import global_options
 from canaryd.cli.exits import Exit, NotFoundError, UsageError
 from canaryd.cli.session import Session, local, name_argument, now, with_session
+from canaryd.cli.traces import with_recorded
 from canaryd.model import Record
 
 EARLIER, LATER = 6, 3  # decisions shown before and after the one explained
@@ -45,7 +46,7 @@ def explain(session: Session, name: str, when: str | None, verbose: bool, form: 
     moment = parse_time(when, local(at)) if when else None
     around = _around(session, name, moment)
     if moment is None:
-        body = session.body(name)
+        body = with_recorded(session, name, session.body(name))
     elif around and around[0].at <= moment:
         body = around[0].body
     else:

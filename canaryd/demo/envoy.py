@@ -118,14 +118,15 @@ layered_runtime:
 
 
 def _tracing(service: str, tracing: Tracing) -> str:
-    """Spans are named by the service and tagged with the version of the cluster that was chosen."""
-    version = "{kind: {cluster: {}}, metadata_key: {key: istio, path: [{key: version}]}}"
+    """Spans are named by the service and tagged with the version and the pool that was chosen."""
+    of_cluster = "{{kind: {{cluster: {{}}}}, metadata_key: {{key: istio, path: [{{key: {}}}]}}}}"
     return f"""\
           tracing:
             random_sampling: {{value: {tracing.percent:g}}}
             spawn_upstream_span: false
             custom_tags:
-            - {{tag: service.version, metadata: {version}}}
+            - {{tag: service.version, metadata: {of_cluster.format("version")}}}
+            - {{tag: istio.canonical_revision, metadata: {of_cluster.format("workload")}}}
             provider:
               name: envoy.tracers.opentelemetry
               typed_config:

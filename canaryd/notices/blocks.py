@@ -21,7 +21,6 @@ SECTION = 3000  # characters of the text of a section
 FALLBACK = 3000  # of the text that notifications show
 VALUE = 2000  # of the value of a button
 ACTION = "canaryd:"  # begins the action_id of every button
-_TABLE = 76  # columns that a desktop shows without folding them
 
 _PHASES = {
     "Idle": ":white_circle: idle",
@@ -157,22 +156,22 @@ def decision(
     blocks = [_section(f"{lead}{icon} {words}{'  ' + calls if calls else ''}")]
     if notice.late:
         blocks.append(_context(f":clock3: {escape(notice.late)}: this was decided at {_when(notice.at)}"))
-    if notice.by and notice.kind == "override":
+    if notice.by and notice.kind == "override" and notice.who not in notice.sentence:
         blocks.append(_context(fit(notice.by, 1000)))
     if notice.is_full:
-        blocks += _why(notice)
-    if alone and (links := _links(notice)):
+        blocks += _why(notice, wide=alone)
+    if alone and not notice.is_full and (links := _links(notice)):
         blocks.append(_context(links))
     return fit(
         f"{notice.canary}: {notice.sentence}{' (' + notice.late + ')' if notice.late else ''}", FALLBACK
     ), blocks[:MOST_BLOCKS]
 
 
-def _why(notice: Notice) -> list[JSON]:
+def _why(notice: Notice, *, wide: bool) -> list[JSON]:
     """All that a person needs to understand it."""
     blocks = []
     if notice.rows:
-        blocks.append(_section(table(notice.rows)))
+        blocks.append(_section(table(notice.rows, wide=wide)))
     facts = [
         f"*Harmed:* {escape(notice.harmed)}" if notice.harmed else "",
         f"*Decided by:* {fit(notice.decisive, 100)}" if notice.decisive else "",
@@ -190,32 +189,38 @@ def _why(notice: Notice) -> list[JSON]:
     return blocks
 
 
-def table(rows: Sequence[Row]) -> str:
-    """The findings in a code block, in columns, at most as long as a section may be."""
-    head_ = Row("metric", "canary", "stable", "difference", "tolerated", "verdict", "n canary / stable")
+def table(rows: Sequence[Row], *, wide: bool) -> str:
+    """The findings in a code block, at most as long as a section may be: `wide` in columns, else a few short lines for
+    each, as the pane of a thread is too narrow for columns.
+    """
     shown = list(rows)
     while True:
-        cells = [
-            [_cell(v) for v in (r.metric, r.canary, r.stable, r.difference, r.tolerated, r.verdict, r.n)]
-            for r in (head_, *shown)
-        ]
-        widths = [max(len(c) for c in column) for column in zip(*cells, strict=True)]
-        wide = sum(widths) + 2 * (len(widths) - 1) > _TABLE
-        lines = []
-        for line in cells:
-            padded = [c.ljust(w) for c, w in zip(line, widths, strict=True)]
-            # n on a line of its own where a desktop would fold the row anywhere
-            lines.append(
-                "  ".join(padded[:-1]).rstrip() + (f"\n  n {line[-1]}" if wide and line is not cells[0] else "")
-            )
-            if not wide:
-                lines[-1] = "  ".join(padded).rstrip()
+        lines = _columns(shown) if wide else [line for row in shown for line in _short(row)]
         left = len(rows) - len(shown)
         text = "\n".join([*lines, *([f"… and {wording.plural(left, 'metric')} more"] if left else [])])
         block = f"```{escape(text)}```"
         if len(block) <= SECTION or not shown:
             return block
         shown.pop()
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    head_ = Row("metric", "canary", "stable", "difference", "tolerated", "verdict", ("canary n", "stable n"))
+    cells = [
+        [_cell(v) for v in (r.metric, r.canary, r.stable, r.difference, r.tolerated, r.verdict, *r.n)]
+        for r in (head_, *rows)
+    ]
+    widths = [max(len(c) for c in column) for column in zip(*cells, strict=True)]
+    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+
+
+def _short(row: Row) -> list[str]:
+    counts = [f" (n {_cell(n)})" if n else "" for n in row.n]
+    out = [f"{_cell(row.metric)}: {_cell(row.verdict)}"]
+    out.append(f"  canary {_cell(row.canary)}{counts[0]}")
+    out.append(f"  stable {_cell(row.stable)}{counts[1]}")
+    out.append(f"  {_cell(row.difference)}, tolerated {_cell(row.tolerated)}")
+    return out
 
 
 def _cell(text: str) -> str:

@@ -40,7 +40,7 @@ class Row:
     difference: str  # with its interval
     tolerated: str
     verdict: str
-    n: str  # requests: canary / stable
+    n: tuple[str, str]  # requests of canary and stable, "" where requests are not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +77,7 @@ class Notice:
     traces: tuple[Trace, ...] = ()
     clues: tuple[str, ...] = ()  # what traces show, in sentences
     by: str = ""  # who said something, and what became of it
+    who: str = ""
     late: str = ""  # "sent 9 min late"
     is_full: bool = False  # a person needs to understand it: with all the numbers
     page: str = ""  # URL of the rollout
@@ -123,6 +124,7 @@ def notice(record: Record, now: datetime, late_after: timedelta, external_url: s
         traces=_traces(_part(body, "traces")),
         clues=_clues(_part(body, "traces")),
         by=_by(_part(body, "override")),
+        who=plain(_part(body, "override").get("by"), 200),
         is_full=record.kind in _EXPLAINED or (record.kind is DecisionKind.HOLD and body.get("severity") == "critical"),
         late=_late(record, now, late_after),
         page=page,
@@ -147,16 +149,25 @@ def _row(finding: Body) -> Row:
     canary, stable = (wording.percent(_number(finding.get(k))) for k in ("canary", "stable"))
     if isinstance(means, Sequence) and not isinstance(means, str) and len(means) == 2:
         stable, canary = (wording.amount(_number(m) if _number(m) is not None else math.nan) for m in means)  # type: ignore[arg-type]
+        shown, allowed = _relative(middle), _relative(tolerated)  # a gauge's difference is a share of stable's mean
+    else:
+        shown, allowed = wording.interval(middle, low, high), wording.points(tolerated)
     n = [_number(finding.get(k)) for k in ("canaryN", "stableN")]
+    counted = any(n)
     return Row(
         metric=plain(finding.get("metric"), 40),
         canary=canary,
         stable=stable,
-        difference=wording.interval(middle, low, high),
-        tolerated="–" if tolerated is None else wording.points(tolerated),
+        difference=shown,
+        tolerated=allowed,
         verdict=plain(finding.get("verdict"), 20),
-        n=" / ".join(wording.count(x) for x in n),
+        n=(wording.count(n[0]), wording.count(n[1])) if counted else ("", ""),
     )
+
+
+def _relative(share: float | None) -> str:
+    text = wording.percent(share)
+    return text if share is None or share <= 0 else f"+{text}"
 
 
 def _cleared(findings: Sequence[Body], body: Body) -> tuple[str, ...]:

@@ -61,7 +61,10 @@ class ExtraTime:
 
 
 def only_canary_fails(requests: Iterable[Request]) -> list[OnlyFails]:
-    """The least explicable first. A failure counts for its own operation, wherever below the request it happened."""
+    """The least explicable first. A failure counts for its own operation, wherever below the request it happened.
+
+    Nothing where stable has no requests at all: there is no other arm then.
+    """
     seen: dict[Arm, Counter[Operation]] = {arm: Counter() for arm in Arm}
     failed: dict[Arm, Counter[Operation]] = {arm: Counter() for arm in Arm}
     for request in requests:
@@ -70,7 +73,7 @@ def only_canary_fails(requests: Iterable[Request]) -> list[OnlyFails]:
             if span.error:
                 failed[request.arm][span.service, span.operation] += 1
     out = []
-    for operation, errors in failed[Arm.CANARY].items():
+    for operation, errors in failed[Arm.CANARY].items() if seen[Arm.STABLE] else ():
         if not failed[Arm.STABLE][operation]:
             canary, stable = seen[Arm.CANARY][operation], seen[Arm.STABLE][operation]
             chance = all_in_canary(errors, canary, stable) if stable else RARE

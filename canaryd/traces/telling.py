@@ -38,6 +38,10 @@ class EvidenceKeeper:
             raise NotifyError(str(e)) from e
         return True
 
+    def probe(self) -> str:
+        """The store is looked at by the doctor itself."""
+        return "traces of decisions are kept with their records"
+
 
 def with_traces(evidence: TraceEvidence | None, canaries: Callable[[], Iterable[Canary]]) -> Callable[[Record], Record]:
     """What adds `traces` to the body of a record that is to have them; never raises. `canaries`: as they are now."""

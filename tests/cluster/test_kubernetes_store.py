@@ -36,7 +36,7 @@ from canaryd.demo.processes import wait_until  # noqa: E402
 from canaryd.errors import ConflictError, OverrideError, Problem, StoreError  # noqa: E402
 from canaryd.kube import words  # noqa: E402
 from canaryd.kube.client import KubeClient  # noqa: E402
-from canaryd.kube.companion import MOST_BYTES  # noqa: E402
+from canaryd.kube.companion import MOST_BYTES, OWED  # noqa: E402
 from canaryd.kube.informer import Direct, Informer  # noqa: E402
 from canaryd.kube.kinds import CANARIES  # noqa: E402
 from canaryd.model import (  # noqa: E402
@@ -622,6 +622,26 @@ def test_a_record_that_has_left_the_status_is_amended_in_the_companion(
     assert store.owed()[0].body == {"traces": {"note": "late"}}
     assert store.records(API, limit=100)[-1].body == {"traces": {"note": "late"}}
     assert KubernetesStore(kube, informer).owed()[0].body == {"traces": {"note": "late"}}
+
+
+def test_what_is_owed_outlives_a_companion_that_forgets_the_oldest(
+    store: KubernetesStore, kube: KubeClient, informer: Informer, admin: Client
+) -> None:
+    """A chat that is down for a day while the looks go on."""
+    version = store.save(API, RolloutState(), 0, [wordy(1, tell=True)])
+    last = 1
+    while last % 10 or f"{API}/2" in {r.id for r in store.records(API, limit=10_000)}:
+        last += 1
+        version = store.save(API, RolloutState(), version, [wordy(last, tell=last == 20, size=4000)])
+        assert last < 400
+    fresh = KubernetesStore(kube, informer)
+    assert fresh.owed() == (wordy(1, tell=True), wordy(20, tell=True, size=4000))
+    assert sum(map(len, admin.get("configmaps", COMPANION)["binaryData"].values())) < 2 * MOST_BYTES
+    fresh.told([f"{API}/1", f"{API}/20"])
+    fresh.write_down()
+    for n in range(last + 1, last + 9):
+        version = fresh.save(API, RolloutState(), version, [wordy(n, size=4000)])
+    assert OWED not in admin.get("configmaps", COMPANION)["binaryData"]
 
 
 def test_without_a_companion_decisions_are_still_saved_and_the_status_stays_bounded(

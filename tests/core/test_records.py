@@ -237,3 +237,13 @@ def test_nothing_that_json_does_not_know_gets_in() -> None:
         body = records.body(API, state, decision, seen)
         assert json.loads(json.dumps(body, allow_nan=False)) == body
         assert not any(isinstance(v, np.generic) for f in body["findings"] for v in f.values())
+
+
+def test_the_labels_by_which_people_choose_are_in_the_body_and_bounded() -> None:
+    state = at(Phase.PROGRESSING)
+    decision, seen = look(state, None)
+    assert "labels" not in records.body(API, state, decision, seen)
+    labels = {f"label-{n:02}": "x" * 100 for n in range(40)}
+    labelled = API.model_copy(update={"metadata": API.metadata.model_copy(update={"labels": labels})})
+    told = records.body(labelled, state, decision, seen)["labels"]
+    assert told == {f"label-{n:02}": "x" * 63 for n in range(records.MOST_LABELS)}

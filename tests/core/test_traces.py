@@ -193,6 +193,10 @@ def test_a_single_failure_that_chance_explains_is_not_shown() -> None:
     assert only_canary_fails(of(both(lambda i: plain(i, Arm.CANARY, failing=i == 1), healthy, n=40, m=40))) == []
 
 
+def test_without_any_request_to_stable_nothing_is_the_canarys_own() -> None:
+    assert only_canary_fails(of([plain(i, Arm.CANARY, failing=True) for i in range(1, 9)])) == []
+
+
 def test_chance_is_exact_where_it_can_be_counted_by_hand() -> None:
     assert all_in_canary(1, 1, 3) == pytest.approx(1 / 4)
     assert all_in_canary(2, 2, 2) == pytest.approx(1 / 6)

@@ -202,7 +202,7 @@ def test_a_rollback_alone_lets_a_person_understand_it(slack: Slack, token: Path)
     (reply,) = slack.replies()
     shown = json.dumps(reply["blocks"], ensure_ascii=False)
     for words in (
-        *("1.9 %", "0.1 %", "+1.8 pt (+1.1..+2.6)", "+0.03 pt", "2 310 / 43 870", "regressed"),
+        *("1.9 %", "0.1 %", "+1.8 pt (+1.1..+2.6)", "+0.03 pt", "(n 2 310)", "(n 43 870)", "regressed"),
         *(
             "31 requests failed of 2 100",
             "*Not the cause:* latency",
