@@ -25,6 +25,8 @@ from canaryd.reconcile import Reconciler
 
 if TYPE_CHECKING:
     from canaryd.adapters.sqlite_store import SqliteStore
+    from canaryd.dashboard.feed import Feed
+    from canaryd.dashboard.server import Server as Dashboard
 
 log = structlog.get_logger("canaryd.daemon")
 
@@ -64,16 +66,23 @@ class Daemon(Base):
 
     def run(self) -> int:
         log.info("canaryd", version=__version__, state=str(self.settings.state.path), holder=self.holder)
-        server = self._serve()
+        servers: list[web.Server | Dashboard | None] = []
         try:
+            servers += [self._serve_dashboard(self._feed), self._serve()]
             if self._wait_for_lock():
                 self._lead()
         finally:
             self._lock.release()
-            if server is not None:
-                server.close()
+            for server in servers:
+                if server is not None:
+                    server.close()
         log.info("stopped", weights="left as they are")
         return 0
+
+    def _feed(self) -> Feed:
+        from canaryd.showing import EmbeddedFeed
+
+        return EmbeddedFeed(self, self.root / self.settings.state.path, self._lock.holder)
 
     def _wait_for_lock(self) -> bool:
         """True when this process holds the state; False when it was asked to stop while waiting for it."""
@@ -160,6 +169,7 @@ class Daemon(Base):
         self._signature = _stamps(self._files)
         for problem in loaded.problems:
             log.error("document refused", problem=str(problem))
+        self.problems = tuple(str(problem) for problem in loaded.problems)
         self.canaries = _merged(self.canaries, self._sources, loaded)
         kept = {c.name: self._sources[c.name] for c in self.canaries if c.name not in loaded.sources}
         self._sources = {**loaded.sources, **kept}

@@ -257,6 +257,7 @@ class _Bench:
             seconds_to_step=self._seconds(self._needed(critical)),
             seconds_to_rollback=self._seconds_to_rollback(row),
             note=blind or self._confounded(least_sure),
+            row=row,
         )
 
     def _seconds(self, requests: float | None) -> float | None:

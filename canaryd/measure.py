@@ -163,7 +163,7 @@ class Measurer:
             step=spec.interval,
             source=spec.source,
             durations=any(m.kind == "latency" for m in spec.metrics),
-            templates=_templates(spec),
+            templates=templates(spec),
             stable_service=services[0],
             canary_service=services[1],
             spans=_span_query(case),
@@ -237,7 +237,7 @@ class Measurer:
             active = [intake for _, intake in work if k < len(intake.stretches)]
             updated = tests.update([intake.item(k) for intake in active])
             for intake, arrays in zip(active, updated, strict=True):
-                intake.arrays = arrays
+                intake.arrays = tests.short(arrays)
         spans = _take_spans([(case, intake) for case, intake in work if case.canary.spec.traces()])
         for case, intake in work:
             case.evidence, case.scored = intake.result()
@@ -357,7 +357,7 @@ def _fits(held: Evidence, gates: int) -> bool:
     return tests.fits(held.arrays, held.edges, gates, *room)
 
 
-def _templates(spec: Spec) -> tuple[Template, ...]:
+def templates(spec: Spec) -> tuple[Template, ...]:
     """The operator's own questions, both arms of each."""
     asked = []
     for q in spec.queries():
@@ -460,6 +460,8 @@ class _Intake:
             return False
         if not state.phase.is_scored or state.routed is None or route is None or route.weight != state.weight:
             return False
+        if not stretch.whole and stretch.end - stretch.start > 2 * self.case.canary.spec.interval:
+            return False  # an outage over which a new pod was first seen: what it served meanwhile is not known
         return stretch.start >= state.routed + self.source.settle
 
     def item(self, k: int) -> Item:

@@ -140,6 +140,7 @@ class Stretch:
     canary: ArmCounts
     edges: Floats = field(default_factory=lambda: np.zeros(0))  # (edges,), ms ascending, common to both arms
     spans: SpanCounts | None = None  # None: no collector counts spans of this service
+    whole: bool = True  # False: some pod's counters have no usable start in it, so that requests are missing
 
     @property
     def seconds(self) -> float:
@@ -179,6 +180,7 @@ class Finding:
     seconds_to_step: float | None = None  # at the present traffic, if the canary is as good as stable
     seconds_to_rollback: float | None = None  # at the present pace of the evidence, if it goes that way
     note: str = ""  # what limits it, why it is blind, ...
+    row: int = -1  # of the tests' rows, see canaryd.stats.evidence; -1: none
 
 
 @dataclass(frozen=True, slots=True)

@@ -332,6 +332,25 @@ class Notifier(Protocol):
         ...
 
 
+class Listener(Protocol):
+    """Hears people where they read, and puts what they say into the store's inbox. Runs where canaryd leads."""
+
+    name: str
+    trouble: str  # why nobody can be heard now; "" when all is well
+
+    def start(self) -> None:
+        """Begin, in threads of its own. Raises nothing."""
+        ...
+
+    def close(self) -> None:
+        """End within a few seconds; may be started again."""
+        ...
+
+    def probe(self) -> str:
+        """As a Notifier's."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class TraceQuery:
     """Which traces of one service are wanted. What is not asked for is not filtered."""
@@ -407,25 +426,6 @@ class TraceEvidence(Protocol):
         ...
 
 
-class Listener(Protocol):
-    """Hears people where they read, and puts what they say into the store's inbox. Runs where canaryd leads."""
-
-    name: str
-    trouble: str  # why nobody can be heard now; "" when all is well
-
-    def start(self) -> None:
-        """Begin, in threads of its own. Raises nothing."""
-        ...
-
-    def close(self) -> None:
-        """End within a few seconds; may be started again."""
-        ...
-
-    def probe(self) -> str:
-        """As a Notifier's."""
-        ...
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """Everything outside, as one bundle."""
@@ -436,6 +436,6 @@ class Ports:
     store: StateStore
     hooks: Hooks
     notifiers: tuple[Notifier, ...] = ()
+    listeners: tuple[Listener, ...] = ()
     traces: TraceSource | None = None
     evidence: TraceEvidence | None = None
-    listeners: tuple[Listener, ...] = ()

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from canaryd import wording
+from canaryd.wording import clean as clean
 
 if TYPE_CHECKING:
     from canaryd.model import Record
@@ -71,32 +71,16 @@ _SETTLED = ("Idle", "Succeeded", "RolledBack")
 
 # ── reading a body ───────────────────────────────────────────────────────────────────────────────────────────
 
-_HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
-
-
-def clean(value: object, limit: int = 400) -> str:
-    """Text from outside on one line: control, direction and invisible characters as their escapes, cut at `limit`.
-
-    None becomes "". Nothing in the result moves the cursor, changes a colour or reverses the reading direction.
-    """
-    if value is None:
-        return ""
-    text = str(value)[: limit + 1]
-    shown = _HIDDEN.sub(lambda m: " " if m.group() in "\n\t" else f"\\x{ord(m.group()):02x}", text[:limit])
-    return shown + "…" if len(text) > limit else shown
-
 
 def is_deceptive(text: str) -> bool:
     """It holds characters that do not show as themselves; line ends and tabs are taken as honest."""
-    return any(found not in "\n\t" for found in _HIDDEN.findall(text))
+    return any(found not in "\n\t" for found in wording.HIDDEN.findall(text))
 
 
 def as_json(value: object) -> str:
     """Indented JSON with readable characters; those that could fool a terminal are escaped."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    return _HIDDEN.sub(lambda m: m.group() if m.group() == "\n" else f"\\u{ord(m.group()):04x}", text)
+    return wording.HIDDEN.sub(lambda m: m.group() if m.group() == "\n" else f"\\u{ord(m.group()):04x}", text)
 
 
 def _part(body: Body, key: str) -> Body:

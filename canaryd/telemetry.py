@@ -108,7 +108,7 @@ class Telemetry:
         self._bodies: dict[str, Mapping[str, Any]] = {}  # what is known of each canary
         self._kept: frozenset[str] | None = None  # those that may have series; None: all
         self._lock = threading.Lock()
-        own.register(_Canaries(self._snapshot))
+        own.register(_Canaries(self.bodies))
 
     def ticked(self, outcomes: Sequence[Outcome], seconds: float, at: datetime) -> None:
         """Take over what one tick did."""
@@ -157,7 +157,8 @@ class Telemetry:
             if self._kept is None or name in self._kept:
                 self._bodies[name] = body
 
-    def _snapshot(self) -> Mapping[str, Mapping[str, Any]]:
+    def bodies(self) -> Mapping[str, Mapping[str, Any]]:
+        """The latest body of each canary that was looked at since this process leads."""
         with self._lock:
             return dict(self._bodies)
 

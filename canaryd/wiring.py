@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -11,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 from canaryd import adapters
 from canaryd.config import Settings
 from canaryd.config.notify import Channel
+from canaryd.errors import SourceError
 from canaryd.notices.kinds import Wish
 from canaryd.notices.words import Words
+from canaryd.policy import Canary
 from canaryd.ports import (
     Listener,
     MetricSource,
@@ -28,6 +31,7 @@ from canaryd.secret import Secret
 
 if TYPE_CHECKING:
     from canaryd.adapters.kubernetes_store import KubernetesStore
+    from canaryd.adapters.prometheus_health import Health
     from canaryd.kube.client import KubeClient
     from canaryd.watched import Watched
 
@@ -58,6 +62,39 @@ def metric_source(settings: Settings) -> MetricSource:
         own, partial(asking, public_only=not prometheus.allow_local)
     )
     return per_server
+
+
+def prometheus_health(settings: Settings | None, url: str | None) -> Callable[[Canary, str, str], Health] | None:
+    """What asks a canary's Prometheus about itself; None where no Prometheus is known. `url`: another one.
+
+    A token goes to the Prometheus of the settings and to no other.
+    """
+    from canaryd.adapters.prometheus import PrometheusSource
+    from canaryd.adapters.prometheus_health import health
+
+    configured = settings.metrics.prometheus if settings and settings.metrics.source == "prometheus" else None
+
+    def ask(canary: Canary, stable: str, workload: str) -> Health:
+        own = canary.spec.prometheus.url if canary.spec.prometheus else None
+        server = url or own or (configured.url if configured else None)
+        if server is None:
+            raise SourceError("which Prometheus has its counters is not known here; use --prometheus URL")
+        headers = {}
+        if configured and server == configured.url:
+            source = PrometheusSource(server, bearer_file=configured.bearer_token_file, ca_file=configured.ca_file)
+            headers = source.authorization()
+        return health(
+            server,
+            canary.spec.source.requests,
+            (stable, workload),
+            canary.metadata.namespace,
+            over=max(timedelta(minutes=5), 5 * canary.spec.interval),
+            headers=headers,
+            ca_file=configured.ca_file if configured and server == configured.url else None,
+            public_only=bool(configured and server == own and not url and not configured.allow_local),
+        )
+
+    return ask if url or configured or settings is None or settings.mode == "cluster" else None
 
 
 def trace_source(settings: Settings) -> TraceSource | None:

@@ -360,8 +360,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     saving(
         "looks leave no records behind",
-        "held = _Unsaved(stored.version, state, (*held.records, *new), looks)",
-        "held = _Unsaved(stored.version, state, new, looks)",
+        "held = _Unsaved(stored.version, state, (*held.records, *new), soon)",
+        "held = _Unsaved(stored.version, state, new, soon)",
+    ),
+    saving(
+        "all canaries have their turn for a save at once",
+        "looks = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())",
+        "looks = 0",
+    ),
+    saving(
+        "looks wait for ever",
+        "return self._looks[key] == 0",
+        "return False",
     ),
     saving(
         "the workloads follow a state that is not saved",
@@ -422,7 +432,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     counts(
         "lost requests count where served ones are not known",
-        'if all(key in grown for key in after.counters if key.name == "requests"):',
+        "if _is_whole(grown, after):",
         "if after.counters:",
     ),
     counts("lost requests are put to pods that are not there yet", "return 0.0 if warming else lost", "return lost"),
@@ -436,6 +446,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "a question that was not answered is calm",
         "        if answer.failed:\n            case.unseen",
         "        if answer.failed and not case.canary:\n            case.unseen",
+    ),
+    measure(
+        "an outage over which a pod was first seen is evidence of its share",
+        "if not stretch.whole and stretch.end",
+        "if False and stretch.end",
     ),
     measure(
         "subsets of one Service are told apart by its name",

@@ -494,11 +494,12 @@ class KubernetesStore:
         """Adds the records to the status; where there is no room, the older ones go to the companion first."""
         full = chest.plus(records)
         status["owed"], status["records"] = len(full.owed), ""
-        text, only_new = pack_chest(full), pack_chest(replace(full, records=tuple(records)))
-        # However large they are, two looks in a row do not each write the companion.
-        room = max(min(RECORDS, WHOLE - len(json.dumps(status))), 2 * len(only_new))
-        if len(text) > room and chest.records and self._move(found, chest, len(text)):
-            text = only_new
+        text = pack_chest(full)
+        if len(text) > min(RECORDS, WHOLE - len(json.dumps(status))) and chest.records:
+            # However large they are, two looks in a row do not each write the companion.
+            newest = pack_chest(replace(full, records=tuple(records[-1:])))
+            if len(text) > 2 * len(newest) and self._move(found, chest, len(text)):
+                text = pack_chest(replace(full, records=tuple(records)))
         status["records"] = text
 
     def _move(self, found: JSON, chest: Chest, size: int) -> bool:

@@ -102,7 +102,8 @@ def _from_here(settings: Settings, root: Path) -> Settings:
     metrics = settings.metrics.model_copy(update={"prometheus": prometheus.model_copy(update=joined)})
     channels = tuple(_channel_from_here(channel, root) for channel in settings.notify.channels)
     notify = settings.notify.model_copy(update={"channels": channels})
-    return settings.model_copy(update={"metrics": metrics, "traces": settings.traces.seen_from(root), "notify": notify})
+    more = {name: getattr(settings, name).seen_from(root) for name in ("traces", "dashboard")} | {"notify": notify}
+    return settings.model_copy(update={"metrics": metrics, **more})
 
 
 def _channel_from_here(channel: Channel, root: Path) -> Channel:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,6 +89,27 @@ def read_objects(found: Iterable[JSON], settings: Settings, known: Mapping[str, 
         refused[key] = (*refused.get(key, ()), problem)
     kept = (c for key, c in canaries.items() if key not in refused or key in known)
     return LoadedObjects(tuple(kept), tuple(Refusal(key, problems) for key, problems in sorted(refused.items())))
+
+
+def lost(before: JSON, after: JSON) -> str:
+    """The fields of a spec that are gone although nobody has changed the document: "spec.steps[0].bake, spec.interval".
+
+    "" when none is. A server drops them as it reads the object, when a definition of the resource that does not know
+    them has been applied; with the next write they are gone for good.
+    """
+    return ", ".join(_lost(before.get("spec"), after.get("spec"), "spec"))
+
+
+def _lost(before: Any, after: Any, path: str) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key, value in before.items():
+            if key not in after:
+                yield f"{path}.{key}"
+            else:
+                yield from _lost(value, after[key], f"{path}.{key}")
+    elif isinstance(before, list) and isinstance(after, list):
+        for number, (one, other) in enumerate(zip(before, after, strict=False)):
+            yield from _lost(one, other, f"{path}[{number}]")
 
 
 def _version(canary: Canary) -> tuple[str | None, int | None, dict[str, str]]:

@@ -31,6 +31,8 @@ from canaryd.demo.lab import Lab, LoadStats, PoolSpec, ServiceSpec
 from canaryd.demo.processes import Child, LabError, Nursery
 from canaryd.demo.site import Site, from_jaeger, from_page, from_prometheus
 from canaryd.model import Record
+from canaryd.report import html
+from canaryd.story import Story
 
 DEADLINE = 150.0  # seconds from the start of the releases until the show gives up
 BASELINE = 4.0  # seconds of stable traffic before the releases
@@ -283,6 +285,7 @@ class _Show:
             say(f"{mark} {release.service:<9} v2 {release.story}: {ended}, {self._took(body)}", markup=False)
             if stats is not None:
                 say(f"  {self._served(release, stats)}", markup=False)
+        self._report(store)
         total = wording.span(time.monotonic() - self.began)
         say(f"\n{good} of {len(RELEASES)} releases ended as they should, {total} in all.")
         if not self.keep:
@@ -291,6 +294,16 @@ class _Show:
                 markup=False,
             )
         return 0 if good == len(RELEASES) else 1
+
+    def _report(self, store: SqliteStore) -> None:
+        """What happened to each release, as a page."""
+        pages = self.directory / "reports"
+        pages.mkdir(exist_ok=True)
+        for release in RELEASES:
+            story = Story.of(store.records(release.service, limit=10_000))
+            (pages / f"{release.service}.html").write_text(html(story, datetime.now(UTC)), encoding="utf-8")
+        shown = os.path.relpath(pages)
+        self.console.print(f"\nreports, to be opened in a browser: {shown}/*.html", markup=False, soft_wrap=True)
 
     def _show_traces(self, site: Site) -> None:
         """What a person would ask next about the release that failed."""

@@ -9,22 +9,22 @@ from canaryd import wiring
 from canaryd.adapters.memory import MemoryStore
 from canaryd.config import Settings
 from canaryd.config.notify import Channel
-from canaryd.doctor.findings import Finding, error, fine, warning
+from canaryd.doctor.findings import Check, Finding, error, fine, warning
+from canaryd.doctor.further import Site
 from canaryd.errors import NotifyError
 
-CHECK = "notify"
 WHY = "nobody hears of a decision there; what is owed waits, and is given up after notify.giveUp"
 HERE = "canaryd doctor looks with the files and variables of the place where it runs: in a cluster, use kubectl exec"
 
 
-def findings(settings: Settings | None) -> Iterator[tuple[str, Finding]]:
-    """(name of the check, finding) of all channels; nothing where none are set, or where the settings are not known."""
-    if settings is None:
+def channels(site: Site) -> Iterator[Finding]:
+    """Of all channels; nothing where none are set, or where the settings are not known."""
+    if site.settings is None:
         return
-    for channel in settings.notify.channels:
-        yield CHECK, _looked_at(channel.name, partial(_notifier, channel, settings))
+    for channel in site.settings.notify.channels:
+        yield _looked_at(channel.name, partial(_notifier, channel, site.settings))
         if channel.slack is not None and channel.slack.buttons is not None:
-            yield CHECK, _looked_at(f"{channel.name}, buttons", partial(_listener, channel))
+            yield _looked_at(f"{channel.name}, buttons", partial(_listener, channel))
 
 
 def _notifier(channel: Channel, settings: Settings) -> str:
@@ -43,3 +43,6 @@ def _looked_at(name: str, probe: Callable[[], str]) -> Finding:
         if "cannot be read" in str(e) or "is not set" in str(e):
             return warning(f"{name}: {e}", WHY, HERE)
         return error(f"{name}: {e}", WHY, "put that right; docs/notifications.md says how")
+
+
+CHECKS = (Check("notify", channels),)

@@ -17,7 +17,7 @@ from canaryd.codec import decode, decode_state, encode, encode_state
 from canaryd.errors import StoreError
 from canaryd.model import Answer, Override, Record, RolloutState
 
-FORM = 1  # of the texts; rises when an older canaryd could not read them any more
+FORM = 2  # of the texts; rises when an older canaryd could not read them any more
 MOST_BYTES = 8 * 1024 * 1024  # of one text, unpacked
 SAID = 20  # words of people that are kept with their answers
 

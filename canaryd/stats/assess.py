@@ -68,8 +68,8 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float], spans: 
     """
     a = batch.a
     rates = batch.rates()
-    rows = _row_evidence(batch)
-    log_w = _row_weights(batch)
+    rows = row_evidence(batch)
+    log_w = row_weights(batch)
     phi0 = np.maximum(batch.clock("phi0"), 1.0)[:, None]
     hard, alone = (log_sum(a[name] / phi0, -1) - np.log(J) for name in ("hard", "alone"))
     parts = [log_sum(log_w + rows, -1), np.log(WEIGHT_HARD) + hard, np.log(WEIGHT_ALONE) + alone]
@@ -131,7 +131,7 @@ def span_noise(batch: Batch, of: Sequence[int]) -> traces.Noise:
     return traces.Noise(clusters, between, known, pods[at])
 
 
-def _row_evidence(batch: Batch) -> Floats:
+def row_evidence(batch: Batch) -> Floats:
     """(C, M) log e-value of each row: mean over alternatives and epochs; epochs not begun are cash.
 
     Each log e-value is divided by the inflation of its variance first, and softened where that is uncertain.
@@ -142,7 +142,7 @@ def _row_evidence(batch: Batch) -> Floats:
     return log_sum(per_epoch + _LOG_EPOCHS[None, :, None], 1)
 
 
-def _row_weights(batch: Batch) -> Floats:
+def row_weights(batch: Batch) -> Floats:
     """(C, M) log weights; a family that is not judged leaves its weight to the other, as does one without rows.
 
     Failures counted by the operator's own queries are of the family of errors; rows of a family share alike.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from canaryd.adapters.slack_buttons import SlackButtons
 from canaryd.adapters.webhook import WebhookNotifier
 from canaryd.config import load_settings
 from canaryd.doctor import notify
+from canaryd.doctor.further import Site
 from canaryd.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
@@ -120,7 +122,8 @@ def test_doctor_looks_at_each_channel_and_says_what_to_do(example: Path) -> None
     text = example.read_text()
     example.write_text(text.replace("channel: C0", 'apiURL: "http://127.0.0.1:9/api/"\n        channel: C0'))
     (example.parent / "secrets" / "audit-key").unlink()
-    found = {finding.what.partition(":")[0]: finding for check, finding in notify.findings(load_settings(example))}
+    site = Site(load_settings(example), (), datetime.now(UTC))
+    found = {finding.what.partition(":")[0]: finding for finding in notify.channels(site)}
     assert list(found) == ["releases", "releases, buttons", "checkout-alarms", "audit", "mail"]
     assert [str(f.severity) for f in found.values()] == ["error", "error", "fine", "warning", "fine"]
     assert "connection refused" in found["releases"].what

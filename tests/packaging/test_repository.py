@@ -139,7 +139,7 @@ def test_a_missing_part_is_named_with_the_package_that_brings_it(tmp_path: Path)
         command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=10, check=False
     )
     assert answer.returncode == 1
-    assert answer.stdout == "parts: missing: prometheus bubblewrap iproute2 openssl\n"
+    assert answer.stdout == "parts: missing: prometheus bubblewrap iproute2 openssl chromium\n"
     assert "Go is missing" in answer.stderr
 
 
