@@ -14,6 +14,7 @@ from canaryd.deployments.objects import mesh_version
 from canaryd.model import ArmCounts, Evidence, Phase, RolloutState, SpanCounts, SpanEvidence, Stretch, Waiting
 from canaryd.operations import MOST_WAITING, Intake, Look, aliases_of, arms_of, due, service_of
 from canaryd.policy import Canary, parse_canary
+from canaryd.spanned import not_seen
 from canaryd.stats import traces
 from canaryd.tally import EDGES
 
@@ -160,6 +161,12 @@ def test_what_is_no_evidence_teaches_what_stable_is_like(look: Look, spans: Span
     _, held = taken(held, [], spans)
     assert traces.clock(held.arrays, "intervals") == 0
     assert held.arrays["known"][0, 0] == 30
+
+
+@pytest.mark.parametrize(("waiting", "seen"), [(4, True), (5, False)])
+def test_spans_of_more_than_four_intervals_that_have_not_come_are_not_seen(waiting: int, seen: bool) -> None:
+    late = tuple(Waiting(START + k * TEN, START + (k + 1) * TEN, scored=True) for k in range(waiting))
+    assert (not_seen(SpanEvidence(source="traces", waiting=late), "") == "") == seen
 
 
 def test_while_stable_is_upgraded_nothing_is_counted() -> None:

@@ -290,6 +290,18 @@ def test_required_spans_that_cannot_be_seen_hold_the_rollout_blind() -> None:
     assert "spans" in world.state().sentence
 
 
+def test_required_spans_too_few_to_know_their_sampling_hold_the_step_and_it_is_said() -> None:
+    world = Traced(traced(required=True), MemoryTraces())
+    original = world._spans
+    world._spans = lambda operation, arm, many, seconds: original(operation, arm, min(many, 1), seconds)  # type: ignore[method-assign]
+    world.traffic(40)
+    world.start()
+    world.turn(14)
+    assert world.state().phase == "Progressing"
+    assert world.state().verdict is Verdict.INCONCLUSIVE
+    assert "no step without spans of both arms" in world.state().sentence
+
+
 def test_required_spans_that_are_seen_let_it_pass() -> None:
     world = Traced(traced(required=True), MemoryTraces())
     world.roll()
