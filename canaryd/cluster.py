@@ -16,13 +16,14 @@ from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
 from canaryd.config.objects import key_of, lost, read_objects
-from canaryd.errors import CanarydError, KubeError, NotifyError
+from canaryd.errors import CanarydError, KubeError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
 from canaryd.kube.kinds import CANARIES
@@ -36,6 +37,10 @@ from canaryd.resting import Resting
 from canaryd.troubles import Troubles
 from canaryd.watched import Place, Watched, place, places
 
+if TYPE_CHECKING:
+    from canaryd.dashboard.feed import Feed
+    from canaryd.dashboard.server import Server as Dashboard
+
 log = structlog.get_logger("canaryd.daemon")
 
 SIGHT = timedelta(seconds=10)  # so long everything is waited for at the start, then only for something
@@ -43,6 +48,7 @@ PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
 WRITERS = 8  # Canaries whose status and route are written at once
 RELOADING = 9  # times as long as reading all documents took is the pause before they are read again
 LONGEST_PAUSE_S = 10.0
+WRITE_DOWN = timedelta(seconds=30)  # so long a note of who was told waits for a save to carry it along
 AGAIN = timedelta(minutes=1)  # how often refused documents are looked at anew
 RIGHTS = timedelta(seconds=3)  # how soon after something was forbidden it is asked what else is
 
@@ -93,9 +99,10 @@ class ClusterDaemon(Base):
 
     def run(self) -> int:
         log.info("canaryd", version=__version__, server=self.client.server, holder=self.holder)
-        server = self._serve()
-        self.watched.start()
+        servers: list[web.Server | Dashboard | None] = []
         try:
+            servers += [self._serve_dashboard(self._feed), self._serve()]
+            self.watched.start()
             if self._wait_for_sight():
                 self.lease.start()
                 while self._wait_for_lead():
@@ -103,10 +110,16 @@ class ClusterDaemon(Base):
         finally:
             self.lease.stop()
             self.watched.stop()
-            if server is not None:
-                server.close()
+            for server in servers:
+                if server is not None:
+                    server.close()
         log.info("stopped", weights="left as they are")
         return 0
+
+    def _feed(self) -> Feed:
+        from canaryd.showing import ClusterFeed
+
+        return ClusterFeed(self, self.watched, self.store, self.lease.holder)
 
     def _wait_for_sight(self) -> bool:
         """True when everything has been listed once, or, after a while, all that can be: one namespace whose rights
@@ -142,12 +155,17 @@ class ClusterDaemon(Base):
 
     def _lead(self) -> None:
         settings = self.settings
+        self.delivery = self._new_delivery()
         self.reconciler = Reconciler(
-            self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every, writers=WRITERS
+            self.ports,
+            tell_again=settings.tell_again,
+            save_every=settings.cluster.save_every,
+            writers=WRITERS,
+            delivery=self.delivery,
         )
         self.scheduler = new_scheduler()
         self._jobs, self._stale, self._resting = frozenset(), True, Resting()
-        shell = Shell(self.reconciler.remove, self._hold, self._notify)
+        shell = Shell(self.reconciler.remove, self._hold, self.delivery.say)
         self._parting = Parting(self.client, self.watched.canaries, shell, settings.cluster.restore_deadline)
         self.leading.set()
         self.telemetry.leading.set(1)
@@ -159,6 +177,7 @@ class ClusterDaemon(Base):
         self._every(RIGHTS, "rights", self._check_rights)
         self._every(PRUNE, "prune", self._prune)
         self.scheduler.start()
+        self._deliver()
         log.info("leading", canaries=len(self.canaries))
         while self.lease.leading and not self.stopping.wait(0.1):
             pass
@@ -170,6 +189,7 @@ class ClusterDaemon(Base):
         else:
             log.warning("lead lost", reason="the Lease could not be renewed in time, or somebody else has it")
         self.scheduler.shutdown(wait=True)
+        self._end_delivery()
         if self.lease.leading:
             self.reconciler.flush()
         else:
@@ -255,20 +275,21 @@ class ClusterDaemon(Base):
                 self._troubles.told(key, text, at)
             if text:
                 body = {"severity": "warning"}
-                self._notify(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
+                # beside the records, which are kept: it may be that nothing can be kept
+                self.delivery.say(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
             if key not in self._refused:  # else Ready says what is wrong with the document
                 self._hold(key, text)
 
     def _hold(self, key: str, why: str) -> None:
         self._guarded(key, self.store.hold, why)
 
-    def _notify(self, record: Record) -> None:
-        """Told beside the records, which are kept: it may be that nothing can be kept."""
-        for notifier in self.ports.notifiers:
-            try:
-                notifier.notify(record)
-            except NotifyError as e:
-                log.warning("not told", record=record.id, error=str(e))
+    def _may_tell(self) -> bool:
+        return self.leading.is_set() and self.lease.leading
+
+    def _tell(self) -> None:
+        super()._tell()
+        if self.settings.notify.channels:  # what was told to Slack must not be told again by the next leader
+            self.store.write_down(WRITE_DOWN)
 
     def _beat(self) -> None:
         """The Lease is the sign of life."""
@@ -398,7 +419,7 @@ class ClusterDaemon(Base):
             self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
         self._missing = missing
         if not missing:  # what was forbidden is not any more, or is forbidden by something that is not asked for here
-            self.reconciler.untold.clear()
+            self.delivery.doubt_nothing()
             self._untold.clear()
             self._unguarded.clear()
             self._stale = True  # what could not be written is tried again now
@@ -407,7 +428,7 @@ class ClusterDaemon(Base):
         """Something lacks, as far as is known, or was forbidden."""
         told = (
             self.watched.trouble(),
-            *self.reconciler.untold.values(),
+            *self.delivery.untold.values(),
             *self._untold.values(),
             *self._unguarded.values(),
         )
@@ -431,6 +452,7 @@ class ClusterDaemon(Base):
             "version": __version__,
             "trouble": self.watched.trouble(),
             "missing": list(self._missing or ()),
+            "notifiers": self._told() if self.leading.is_set() else [],
             "requests": {f"{verb} {what}": n for (verb, what), n in sorted(self.client.requests.items())},
         }
         return web.as_json(200, {**lead, "canaries": states})

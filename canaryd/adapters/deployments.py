@@ -218,6 +218,7 @@ class DeploymentWorkloads:
             detail="; ".join(notes),
             started=found.started,
             stable_revision=found.stable_revision,
+            versions=(objects.mesh_version(world.stable), objects.mesh_version(world.canary)),
             stable=found.stable,
             canary=found.canary,
             gone=found.gone,

@@ -41,6 +41,9 @@ def key_of(found: JSON) -> str:
     return f"{found['metadata']['namespace']}/{found['metadata']['name']}"
 
 
+MOST_LABELS = 64
+
+
 def canary_of(found: JSON) -> Canary | tuple[str, ...]:
     """The Canary, or everything that is wrong with it."""
     metadata = found["metadata"]
@@ -52,6 +55,7 @@ def canary_of(found: JSON) -> Canary | tuple[str, ...]:
             "namespace": metadata["namespace"],
             "uid": metadata["uid"],
             "generation": metadata.get("generation", 1),
+            "labels": _labels(found),
         },
         "spec": found.get("spec", {}),
     }
@@ -70,6 +74,7 @@ def read_objects(found: Iterable[JSON], settings: Settings, known: Mapping[str, 
         unchanged = held is not None and _version(held) == (
             one["metadata"]["uid"],
             one["metadata"].get("generation", 1),
+            _labels(one),
         )
         read = held if unchanged and held is not None else canary_of(one)
         if isinstance(read, Canary):
@@ -107,8 +112,15 @@ def _lost(before: Any, after: Any, path: str) -> Iterator[str]:
             yield from _lost(one, other, f"{path}[{number}]")
 
 
-def _version(canary: Canary) -> tuple[str | None, int | None]:
-    return canary.metadata.uid, canary.metadata.generation
+def _version(canary: Canary) -> tuple[str | None, int | None, dict[str, str]]:
+    """What makes it another document; a label alone does not change the generation."""
+    return canary.metadata.uid, canary.metadata.generation, canary.metadata.labels
+
+
+def _labels(found: JSON) -> dict[str, str]:
+    """As many as a document may have."""
+    labels = found["metadata"].get("labels")
+    return dict(sorted(labels.items())[:MOST_LABELS]) if isinstance(labels, dict) else {}
 
 
 def _said(problem: Problem) -> str:

@@ -403,6 +403,31 @@ def test_looks_that_decide_nothing_share_a_save_and_are_counted_all_the_same() -
     assert often.store.records("shop/api", limit=99) == rarely.store.records("shop/api", limit=99)
 
 
+def _saved_by_turn(world: World, turns: int) -> list[set[str]]:
+    """Which canaries were saved in each of the next turns."""
+    before, out = {c.key: world.store.load(c.key).version for c in world.canaries}, []
+    for _ in range(turns):
+        world.turn()
+        after = {c.key: world.store.load(c.key).version for c in world.canaries}
+        out.append({key for key in after if after[key] != before[key]})
+        assert all(after[key] - before[key] <= 1 for key in after), "at most one save in an interval"
+        before = after
+    return out
+
+
+def test_releases_that_began_together_are_not_all_saved_in_the_same_tick() -> None:
+    steady = [deployed(f"api-{i}", steps=[{"weight": 10, "bake": "2h"}]) for i in range(12)]
+    world = releasing(adopted(*steady, rps=20, save_every=3))
+    world.turn(3)  # until the evidence of all has begun
+    saved = _saved_by_turn(world, 6)
+    for i in range(4):
+        everybody = [key for turn in saved[i : i + 3] for key in turn]
+        assert sorted(everybody) == sorted(c.key for c in steady), "each has exactly one turn in three"
+    assert max(len(turn) for turn in saved) <= 8, "a third of them, give or take"
+    world.reconciler = Reconciler(world.ports, save_every=3)  # another one leads
+    assert max(len(turn) for turn in _saved_by_turn(world, 3)) <= 8
+
+
 def test_looks_lost_with_the_process_are_counted_again_and_once() -> None:
     kept, killed = (releasing(adopted(rps=50, save_every=50)) for _ in range(2))
     for world in (kept, killed):

@@ -212,3 +212,28 @@ def test_the_table_of_rights_names_each_resource_once_per_place() -> None:
         return need.group, need.resource, need.scope
 
     assert len({place(need) for need in DAEMON}) == len(DAEMON)
+
+
+def test_the_dashboard_has_a_port_a_secret_and_settings_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    assert "9096" not in str(everything(SHOP))
+    wanted = everything(Install(image="canaryd:test", watched=("shop",), dashboard="https://canaryd.example.com"))
+    (deployment,) = of_kind(wanted, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert [p["containerPort"] for p in pod["containers"][0]["ports"]] == [9095, 9096]
+    (secret,) = (v["secret"] for v in pod["volumes"] if "secret" in v)
+    assert secret == {"secretName": "canaryd-dashboard", "defaultMode": 0o440}
+    (service,) = of_kind(wanted, "Service")
+    assert [p["port"] for p in service["spec"]["ports"]] == [9095, 9096]
+    (settings,) = of_kind(wanted, "ConfigMap")
+    file = tmp_path / "canaryd.yaml"
+    file.write_text(settings["data"]["canaryd.yaml"])
+    dashboard = load_settings(file).dashboard
+    assert (dashboard.external_url, dashboard.actions) == ("https://canaryd.example.com", False)
+    assert dashboard.auth.session_key_file  # two replicas take each other's sessions
+    roles = [rule for each in of_kind(wanted, "Role", "ClusterRole") for rule in each["rules"]]
+    assert not any("secrets" in rule["resources"] for rule in roles)
+
+
+def test_a_dashboard_without_tls_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["manifests", "canaryd", "-A", "--dashboard", "http://canaryd.example.com"]) == Exit.USAGE
+    assert "begins with https://" in capsys.readouterr().err

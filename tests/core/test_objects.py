@@ -136,3 +136,16 @@ def test_fields_that_are_gone_from_an_unchanged_document_are_named(
     before: dict[str, Any], after: dict[str, Any], names: str
 ) -> None:
     assert lost({"spec": before}, {"spec": after}) == names
+
+
+def test_labels_are_those_of_the_resource_also_when_they_alone_change_and_however_many_there_are() -> None:
+    def labelled(labels: Any) -> dict[str, Any]:
+        found = resource("api")
+        return {**found, "metadata": {**found["metadata"], "labels": labels}}
+
+    before = read(labelled({"team": "pay"}))
+    (changed,) = read(labelled({"team": "checkout"}), known=before).canaries
+    assert changed.metadata.labels == {"team": "checkout"}
+    (many,) = read(labelled({f"l{n:03}": "x" for n in range(99)})).canaries
+    assert len(many.metadata.labels) == 64
+    assert read(labelled(None)).canaries[0].metadata.labels == {}

@@ -1020,14 +1020,15 @@ def test_what_could_not_be_told_is_told_later_once_and_in_order() -> None:
     assert world.reconciler.tell() == 0
 
 
-def test_a_notifier_that_has_heard_it_is_not_told_again_because_another_is_down() -> None:
+def test_a_notifier_neither_waits_for_one_that_is_down_nor_is_told_again_because_of_it() -> None:
     world = World(canary(**QUICK))
-    log, chat = MemoryNotifier(), MemoryNotifier()
+    log, chat = MemoryNotifier("log"), MemoryNotifier("chat")
     world.reconciler = Reconciler(replace(world.ports, notifiers=(log, chat)))
     chat.fail("chat is down")
     world.start()
     world.turn(3)
-    assert [r.id for r in log.told] == ["api/1"]
+    assert [r.id for r in log.told] == ["api/1", "api/2"]
+    assert chat.told == []
     chat.heal()
     world.turn()
     assert log.told == chat.told

@@ -137,7 +137,7 @@ class ControlPlane:
     # ── what tests do to it ──────────────────────────────────────────────────────────────────────
 
     def install_definitions(self, *folders: str) -> None:
-        """Install the resource definitions of "istio", "gateway-api" or "prometheus-operator", and wait for them."""
+        """Install the resource definitions in these folders of the set `crds` ("istio", "cert-manager", …)."""
         names = [f for folder in folders for f in sorted((self._tools["crds"] / folder).glob("*.yaml"))]
         wanted = [d for file in names for d in _documents(file) if d["kind"] == "CustomResourceDefinition"]
         admin = self.client()
