@@ -68,7 +68,7 @@ class ClusterDaemon(Base):
         self._refused: dict[str, tuple[str, ...]] = {}  # key -> problems that were written to its status
         self._index: dict[Place, set[str]] = {}  # watched object -> keys of the Canaries it matters to
         self._by_key: dict[str, Canary] = {}
-        self._read: dict[str, JSON] = {}  # key -> the object as its present document was first seen
+        self._read: dict[str, JSON] = {}  # key -> its present document as it was first seen: metadata and spec
         self._busy: set[str] = set()  # under a look at the counters right now
         self._resting = Resting()
         self._turns = threading.Lock()  # of the line above
@@ -350,9 +350,12 @@ class ClusterDaemon(Base):
         before, self._read, dropped = self._read, {}, {}
         for one in found:
             key, had = key_of(one), before.get(key_of(one))
-            same = had is not None and _document(had) == _document(one)
-            self._read[key] = had if same and had is not None else one
-            if had is not None and same and had is not one and (fields := lost(had, one)):
+            if had is None or _document(had) != _document(one):
+                meta = {name: one["metadata"].get(name) for name in ("uid", "generation")}
+                self._read[key] = {"metadata": meta, "spec": one.get("spec")}
+                continue
+            self._read[key] = had
+            if fields := lost(had, one):
                 dropped[key] = (
                     f"{fields}: dropped by the API server although nobody has changed the document: the definition of"
                     " the Canary resource (CRD) does not know it. The form before that is kept while this canaryd"
@@ -466,4 +469,4 @@ def _is_document(old: JSON | None, new: JSON | None) -> bool:
 
 def _document(found: JSON) -> tuple[str, int]:
     """What changes with every change of the spec by anybody."""
-    return str(found["metadata"]["uid"]), int(found["metadata"].get("generation", 0))
+    return str(found["metadata"]["uid"]), int(found["metadata"].get("generation") or 0)

@@ -39,7 +39,7 @@ class Scene:
 
     def made_anew(self) -> Parting:
         shell = Shell(self.remove, lambda _, why: self.held.append(why), self.tell)
-        self.parting = Parting(self.client, Direct(self.client, CANARIES, namespaces=("shop",)), shell, DEADLINE)
+        self.parting = Parting(self.client, Direct(self.client, CANARIES), shell, DEADLINE)
         return self.parting
 
     def remove(self, canary: Canary, at: datetime) -> str:
