@@ -17,6 +17,9 @@ from canaryd.permissions import DAEMON, OPERATOR, PARTING, VIEWER, Need, Scope
 Object = dict[str, Any]
 
 NAME = "canaryd"
+SETTINGS = (
+    "canaryd-settings"  # not NAME: kustomize adds a hash to it, and to every equal name in a Role, also a Lease's
+)
 USER = 10001  # of the image
 PORT = 9095
 RBAC = "rbac.authorization.k8s.io"
@@ -51,7 +54,7 @@ def everything(install: Install) -> list[Object]:
         *lease_rights(install),
         *parting_rights(install),
         *(cluster_rights(install) if install.everywhere else watched_rights(install)),
-        _object("v1", "ConfigMap", install, {"data": {"canaryd.yaml": settings}}),
+        settings_map(install, settings),
         deployment(install, {"canaryd.io/settings": mark}),
         *around(install),
     ]
@@ -183,6 +186,11 @@ def settings_text(install: Install) -> str:
     return yamlout.documents([settings])
 
 
+def settings_map(install: Install, settings: str) -> Object:
+    made = _object("v1", "ConfigMap", install, {"data": {"canaryd.yaml": settings}})
+    return {**made, "metadata": {**made["metadata"], "name": SETTINGS}}
+
+
 def deployment(install: Install, annotations: Mapping[str, str] | None = None) -> Object:
     """Two replicas; the one that holds the Lease decides. `annotations` of the pods: changed ones start new pods."""
     marks = {"annotations": dict(annotations)} if annotations else {}
@@ -229,7 +237,7 @@ def _pod(install: Install) -> Object:
         ],
         "containers": [_container(install)],
         "volumes": [
-            {"name": "settings", "configMap": {"name": NAME}},
+            {"name": "settings", "configMap": {"name": SETTINGS}},
             {"name": "scratch", "emptyDir": {"sizeLimit": "64Mi"}},
         ],
     }
