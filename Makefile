@@ -20,7 +20,10 @@ demo: venv-demo ## three releases on real traffic, side by side, in two minutes;
 demo-cluster: venv-demo ## the same in a real cluster and mesh, watched with kubectl, in five minutes; KEEP=1 as well
 	@PYTHONPATH=tests/cluster:. $(BIN)/python -m demo $(if $(filter-out 0,$(KEEP)),--keep)
 
-test: check cover test-parts test-cluster ## everything: check, the pure core with its coverage gate, all real parts, the cluster
+test: check ## everything, side by side: the pure core with its coverage gate, all real parts, the cluster
+	@scripts/cluster-tools || [ "$$CI" != true ]
+	@$(BIN)/python scripts/run_tests.py core parts cluster
+	@$(BIN)/python scripts/core_coverage.py
 	@$(BIN)/python scripts/test_summary.py $(REPORTS)/core.xml $(REPORTS)/parts.xml $(REPORTS)/cluster.xml
 
 test-fast: venv-test ## the pure core alone, in seconds
@@ -31,15 +34,15 @@ cover: venv-test ## the pure core with line and branch coverage; fails below 95 
 	@$(BIN)/python scripts/core_coverage.py
 
 test-parts: venv-test ## all tests but the core's and the cluster's: Envoy, Prometheus, files, processes, the image's steps
-	@$(PYTEST) --ignore=tests/core --ignore=tests/cluster --durations=10 --junit-xml=$(REPORTS)/parts.xml
+	@$(BIN)/python scripts/run_tests.py parts
 
-test-cluster: venv-test ## on a real control plane and mesh; builds them the first time (needs Go, 20 min): tests/cluster/README.md
+test-cluster: venv-test ## on a real control plane and mesh; builds them the first time (needs Go, 25 min): tests/cluster/README.md
 	@scripts/cluster-tools || [ "$$CI" != true ]
-	@$(BIN)/python scripts/test_cluster.py
+	@$(BIN)/python scripts/run_tests.py cluster
 
 test-cluster-all: venv-test ## the same with the long ones: outages, quarrels, leases; CANARYD_LONG=1 for their long forms
 	@scripts/cluster-tools
-	@$(BIN)/python scripts/test_cluster.py --all
+	@$(BIN)/python scripts/run_tests.py cluster --all
 
 check: venv-test ## format, lint, types, layers
 	$(BIN)/ruff format --check .

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import http.server
+import json
 import math
 import os
 import re
@@ -223,30 +224,33 @@ def numbers(url: str, pattern: str) -> dict[str, float]:
 class Snapshot:
     """Everything that is counted, at one moment."""
 
-    def __init__(self, port: int, pid: int, prometheus_url: str) -> None:
-        self.at, self.cpu = datetime.now(UTC), cpu_seconds(pid)
-        self.ticks = numbers(f"http://127.0.0.1:{port}/metrics", r"canaryd_tick_seconds_\S+")
+    def __init__(self, log: Path, pid: int, prometheus_url: str) -> None:
+        self.at, self.cpu, self.memory = datetime.now(UTC), cpu_seconds(pid), memory_mb(pid)[0]
+        self.ticks = ticks(log)
         handled = numbers(f"{prometheus_url}/metrics", r'prometheus_http_requests_total\{[^}]*"/api/v1/query[^}]*\}')
         self.queries = sum(handled.values())
 
 
-def slowest(before: Snapshot, after: Snapshot) -> float:
-    """Upper edge of the slowest tick's bucket, in seconds."""
-    edges = []
-    for key, count in after.ticks.items():
-        if found := re.search(r'le="([^"]+)"', key):
-            edges.append((float(found[1]), count - before.ticks.get(key, 0.0)))
-    edges.sort()
-    total = edges[-1][1]
-    return next(edge for edge, count in edges if count >= total)
+def ticks(log: Path) -> list[JSON]:
+    """All looks at the counters so far, by the daemon's own log."""
+    lines = (json.loads(line) for line in log.read_text().splitlines() if '"tick"' in line)
+    return [line for line in lines if line.get("event") == "tick" and line["counted"]]
+
+
+def spread(values: Sequence[float]) -> str:
+    return f"p50 {percentile(values, 50):.2f} s, p95 {percentile(values, 95):.2f} s, max {max(values):.2f} s"
+
+
+def percentile(values: Sequence[float], percent: float) -> float:
+    return sorted(values)[min(int(len(values) * percent / 100), len(values) - 1)]
 
 
 def report(bench: Bench, daemon: Any, before: Snapshot, after: Snapshot, idle: int, under_way: Sequence[str]) -> bool:
     seconds = (after.at - before.at).total_seconds()
     intervals = seconds / INTERVAL_S
     now, most = memory_mb(daemon.pid)
-    ticks = after.ticks["canaryd_tick_seconds_count"] - before.ticks["canaryd_tick_seconds_count"]
-    spent = after.ticks["canaryd_tick_seconds_sum"] - before.ticks["canaryd_tick_seconds_sum"]
+    took = after.ticks[len(before.ticks) :]
+    slow = max(tick["seconds"] for tick in took)
     requests = [r for r in bench.audit.requests(ACCOUNT, before.at, after.at) if r.resource != "leases"]
     asked = Counter(f"{r.verb} {r.resource or r.uri}" for r in requests)
     moving = set(under_way)
@@ -255,12 +259,11 @@ def report(bench: Bench, daemon: Any, before: Snapshot, after: Snapshot, idle: i
     most_saves = max(saves.values(), default=0) / intervals
     queries = (after.queries - before.queries) / intervals
     allowed = 2 * math.ceil(len(under_way) / 50)
-    slow = slowest(before, after)
     print(f"{idle} idle, {len(under_way)} under way, {seconds:.0f} s, interval {INTERVAL_S} s")
-    print(
-        f"  ticks            {ticks:.0f}, {spent / max(ticks, 1):.3f} s on average, all within {slow:g} s ({TICK_S:g})"
-    )
-    print(f"  memory           {now:.0f} MB now, {most:.0f} MB at most ({RSS_MB:g})")
+    print(f"  ticks            {len(took)}, {spread([tick['seconds'] for tick in took])} ({TICK_S:g})")
+    print(f"  CPU meanwhile    {spread([tick['cpu'] for tick in took])}, of all threads")
+    print(f"  load average     {os.getloadavg()[0]:.1f}, {os.getloadavg()[2]:.1f} over 15 minutes")
+    print(f"  memory           {before.memory:.0f} MB, {now:.0f} MB in the end, {most:.0f} MB at most ({RSS_MB:g})")
     print(f"  CPU              {100 * (after.cpu - before.cpu) / seconds:.1f} % of a core")
     print(f"  API requests     {dict(asked)}")
     print(f"  of idle ones     {len(of_idle)} (0)")
@@ -278,7 +281,7 @@ def configuration(url: str) -> JSON:
             "source": "prometheus",
             "prometheus": {"url": url, "scrapeInterval": f"{SCRAPE_S}s", "allowLocal": True},
         },
-        "log": {"format": "json"},
+        "log": {"format": "json", "level": "debug"},
     }
 
 
@@ -311,9 +314,9 @@ def run(bench: Bench, directory: Path, arguments: argparse.Namespace) -> bool:
         wait_until(moving, "all are under way", 240, every=3.0)
         print(f"all are under way after {time.monotonic() - began:.0f} s", flush=True)
         time.sleep(90 if arguments.settle is None else arguments.settle)
-        before = Snapshot(replica.port, replica.child.pid, server.url)
+        before = Snapshot(replica.child.log, replica.child.pid, server.url)
         time.sleep(60 * arguments.minutes)
-        after = Snapshot(replica.port, replica.child.pid, server.url)
+        after = Snapshot(replica.child.log, replica.child.pid, server.url)
         moving()
         print(f"  phases           {dict(phases)}")
         return report(bench, replica.child, before, after, arguments.idle, under_way)

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ORDER = ("help_time", "update", "fleet", "memory", "idle", "decision_to_traffic", "sources")
+ORDER = ("help_time", "update", "fleet", "memory", "idle", "decision_to_traffic", "sources", "traces")
 HELPERS = ("run", "idle_daemon", "memory_cluster")
 BY_HAND = ("cluster_peers", "cluster_scale")  # need the programs of tests/cluster, and many minutes
 

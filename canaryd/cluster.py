@@ -13,38 +13,42 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import structlog
 
 from canaryd import __version__, web, wiring
 from canaryd.config import Settings
-from canaryd.config.objects import canary_of, key_of, read_objects
-from canaryd.errors import CanarydError, KubeError, KubeNotFoundError, NotifyError
+from canaryd.config.objects import key_of, lost, read_objects
+from canaryd.errors import CanarydError, KubeError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
-from canaryd.kube.kinds import CANARIES, NAMESPACES
+from canaryd.kube.kinds import CANARIES
 from canaryd.kube.lease import Lease
 from canaryd.model import DecisionKind, Record
-from canaryd.policy import Canary, OnDelete
+from canaryd.parting import FINALIZER, Parting, Shell
+from canaryd.policy import Canary
 from canaryd.process import DELIVERY, INBOX, PRUNE, Base, new_scheduler, now
 from canaryd.reconcile import Outcome, Reconciler
 from canaryd.resting import Resting
 from canaryd.troubles import Troubles
 from canaryd.watched import Place, Watched, place, places
 
+if TYPE_CHECKING:
+    from canaryd.dashboard.feed import Feed
+    from canaryd.dashboard.server import Server as Dashboard
+
 log = structlog.get_logger("canaryd.daemon")
 
-FINALIZER = "canaryd.io/restore"
-ON_DELETE = "canaryd.io/on-delete"  # annotation: orphan
 SIGHT = timedelta(seconds=10)  # so long everything is waited for at the start, then only for something
 PARTING = timedelta(seconds=1)  # how often deleted Canaries are looked at
-PATIENCE = timedelta(minutes=10)  # with a deleted Canary whose service cannot be brought back
 WRITERS = 8  # Canaries whose status and route are written at once
 RELOADING = 9  # times as long as reading all documents took is the pause before they are read again
 LONGEST_PAUSE_S = 10.0
+WRITE_DOWN = timedelta(seconds=30)  # so long a note of who was told waits for a save to carry it along
 AGAIN = timedelta(minutes=1)  # how often refused documents are looked at anew
 RIGHTS = timedelta(seconds=3)  # how soon after something was forbidden it is asked what else is
 
@@ -64,12 +68,12 @@ class ClusterDaemon(Base):
         self._refused: dict[str, tuple[str, ...]] = {}  # key -> problems that were written to its status
         self._index: dict[Place, set[str]] = {}  # watched object -> keys of the Canaries it matters to
         self._by_key: dict[str, Canary] = {}
+        self._read: dict[str, JSON] = {}  # key -> the object as its present document was first seen
         self._busy: set[str] = set()  # under a look at the counters right now
         self._resting = Resting()
         self._turns = threading.Lock()  # of the line above
         self._stale = True  # the documents must be read again
         self._reload_from = 0.0  # not before, so that thousands of documents that change are not read all the time
-        self._parting_told: dict[str, str] = {}
         self._missing: Sequence[str] | None = None  # permissions; None: not asked yet
         self._rights_due = 0.0  # on the monotonic clock
         self._troubles, self._troubled = Troubles(), threading.Lock()
@@ -95,9 +99,10 @@ class ClusterDaemon(Base):
 
     def run(self) -> int:
         log.info("canaryd", version=__version__, server=self.client.server, holder=self.holder)
-        server = self._serve()
-        self.watched.start()
+        servers: list[web.Server | Dashboard | None] = []
         try:
+            servers += [self._serve_dashboard(self._feed), self._serve()]
+            self.watched.start()
             if self._wait_for_sight():
                 self.lease.start()
                 while self._wait_for_lead():
@@ -105,10 +110,16 @@ class ClusterDaemon(Base):
         finally:
             self.lease.stop()
             self.watched.stop()
-            if server is not None:
-                server.close()
+            for server in servers:
+                if server is not None:
+                    server.close()
         log.info("stopped", weights="left as they are")
         return 0
+
+    def _feed(self) -> Feed:
+        from canaryd.showing import ClusterFeed
+
+        return ClusterFeed(self, self.watched, self.store, self.lease.holder)
 
     def _wait_for_sight(self) -> bool:
         """True when everything has been listed once, or, after a while, all that can be: one namespace whose rights
@@ -144,11 +155,18 @@ class ClusterDaemon(Base):
 
     def _lead(self) -> None:
         settings = self.settings
+        self.delivery = self._new_delivery()
         self.reconciler = Reconciler(
-            self.ports, tell_again=settings.tell_again, save_every=settings.cluster.save_every, writers=WRITERS
+            self.ports,
+            tell_again=settings.tell_again,
+            save_every=settings.cluster.save_every,
+            writers=WRITERS,
+            delivery=self.delivery,
         )
         self.scheduler = new_scheduler()
         self._jobs, self._stale, self._resting = frozenset(), True, Resting()
+        shell = Shell(self.reconciler.remove, self._hold, self.delivery.say)
+        self._parting = Parting(self.client, self.watched.canaries, shell, settings.cluster.restore_deadline)
         self.leading.set()
         self.telemetry.leading.set(1)
         self._reload()
@@ -159,6 +177,7 @@ class ClusterDaemon(Base):
         self._every(RIGHTS, "rights", self._check_rights)
         self._every(PRUNE, "prune", self._prune)
         self.scheduler.start()
+        self._deliver()
         log.info("leading", canaries=len(self.canaries))
         while self.lease.leading and not self.stopping.wait(0.1):
             pass
@@ -170,6 +189,7 @@ class ClusterDaemon(Base):
         else:
             log.warning("lead lost", reason="the Lease could not be renewed in time, or somebody else has it")
         self.scheduler.shutdown(wait=True)
+        self._end_delivery()
         if self.lease.leading:
             self.reconciler.flush()
         else:
@@ -240,6 +260,7 @@ class ClusterDaemon(Base):
         with self._turns:
             self._resting.looked(canaries, outcomes)
         self._tell_troubles(outcomes)
+        self._parting.looked(outcomes)
         return outcomes
 
     def _tell_troubles(self, outcomes: Iterable[Outcome]) -> None:
@@ -247,8 +268,6 @@ class ClusterDaemon(Base):
         at = now()
         for outcome in outcomes:
             key = outcome.canary
-            if key in self._refused:  # Ready says what is wrong with the document
-                continue
             with self._troubled:
                 text = self._troubles.due(outcome, at)
                 if text is None:
@@ -256,19 +275,29 @@ class ClusterDaemon(Base):
                 self._troubles.told(key, text, at)
             if text:
                 body = {"severity": "warning"}
-                self._notify(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
-            self._guarded(key, self.store.hold, text)
+                # beside the records, which are kept: it may be that nothing can be kept
+                self.delivery.say(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
+            if key not in self._refused:  # else Ready says what is wrong with the document
+                self._hold(key, text)
 
-    def _notify(self, record: Record) -> None:
-        """Told beside the records, which are kept: it may be that nothing can be kept."""
-        for notifier in self.ports.notifiers:
-            try:
-                notifier.notify(record)
-            except NotifyError as e:
-                log.warning("not told", record=record.id, error=str(e))
+    def _hold(self, key: str, why: str) -> None:
+        self._guarded(key, self.store.hold, why)
+
+    def _may_tell(self) -> bool:
+        return self.leading.is_set() and self.lease.leading
+
+    def _tell(self) -> None:
+        super()._tell()
+        if self.settings.notify.channels:  # what was told to Slack must not be told again by the next leader
+            self.store.write_down(WRITE_DOWN)
 
     def _beat(self) -> None:
         """The Lease is the sign of life."""
+
+    def _part(self) -> None:
+        """Bring back the plain service of every deleted Canary, then let it go."""
+        if self.lease.leading:
+            self._parting.look(now())
 
     # ── documents ────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -278,6 +307,8 @@ class ClusterDaemon(Base):
         found = self.watched.canaries.items()
         loaded = read_objects(found, self.settings, self._by_key)
         refused = {one.key: one.problems for one in loaded.refused}
+        for key, problem in self._dropped(found).items():
+            refused[key] = (*refused.get(key, ()), problem)
         conflicts = self.watched.conflicts(loaded.canaries)
         for key, problems in conflicts.items():
             refused[key] = (*refused.get(key, ()), *problems)
@@ -307,10 +338,28 @@ class ClusterDaemon(Base):
             self._guarded(key, self.store.accept)
         self._refused = refused
         for there in found:
-            if key_of(there) in self._by_key and FINALIZER not in (there["metadata"].get("finalizers") or ()):
+            metadata = there["metadata"]
+            bare = key_of(there) in self._by_key and FINALIZER not in (metadata.get("finalizers") or ())
+            if bare and self._parting.may_guard(metadata["namespace"]):
                 self._guard(key_of(there))
         took = time.monotonic() - began
         self._reload_from = time.monotonic() + min(RELOADING * took, LONGEST_PAUSE_S)
+
+    def _dropped(self, found: Sequence[JSON]) -> Mapping[str, str]:
+        """Documents of which the API server shows less than it did, and why that is wrong. The last form is kept."""
+        before, self._read, dropped = self._read, {}, {}
+        for one in found:
+            key, had = key_of(one), before.get(key_of(one))
+            same = had is not None and _document(had) == _document(one)
+            self._read[key] = had if same and had is not None else one
+            if had is not None and same and had is not one and (fields := lost(had, one)):
+                dropped[key] = (
+                    f"{fields}: dropped by the API server although nobody has changed the document: the definition of"
+                    " the Canary resource (CRD) does not know it. The form before that is kept while this canaryd"
+                    " leads; apply the definition (canaryd manifests crd | kubectl apply --server-side"
+                    " --force-conflicts -f -), then the Canary again"
+                )
+        return dropped
 
     def _guarded(self, key: str, write: Callable[..., object], *what: object) -> None:
         """One Canary's trouble is its own."""
@@ -367,7 +416,7 @@ class ClusterDaemon(Base):
             self._guarded(canary.key, self.store.condition, "Permitted", *permitted)
         self._missing = missing
         if not missing:  # what was forbidden is not any more, or is forbidden by something that is not asked for here
-            self.reconciler.untold.clear()
+            self.delivery.doubt_nothing()
             self._untold.clear()
             self._unguarded.clear()
             self._stale = True  # what could not be written is tried again now
@@ -376,69 +425,13 @@ class ClusterDaemon(Base):
         """Something lacks, as far as is known, or was forbidden."""
         told = (
             self.watched.trouble(),
-            *self.reconciler.untold.values(),
+            *self.delivery.untold.values(),
             *self._untold.values(),
             *self._unguarded.values(),
         )
         with self._troubled:
             told = (*told, *self._troubles.texts)
         return self._missing is None or bool(self._missing) or any("forbidden" in text for text in told)
-
-    # ── parting ──────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _part(self) -> None:
-        """Bring back the plain service of every deleted Canary, then let it go."""
-        if not self.lease.leading:
-            return
-        for found in self.watched.canaries.items():
-            metadata = found["metadata"]
-            if "deletionTimestamp" in metadata and FINALIZER in (metadata.get("finalizers") or ()):
-                try:
-                    self._part_from(found)
-                except CanarydError as e:
-                    self._tell_parting(f"{metadata['namespace']}/{metadata['name']}", str(e))
-
-    def _part_from(self, found: JSON) -> None:
-        metadata = found["metadata"]
-        key = f"{metadata['namespace']}/{metadata['name']}"
-        waits = ""
-        canary = canary_of(found)
-        if isinstance(canary, Canary) and not _is_orphan(found, canary):
-            at = now()
-            try:
-                waits = self.reconciler.remove(canary, at)
-            except CanarydError as e:
-                waits = str(e)
-            if waits and "forbidden" in waits and self._is_going(metadata["namespace"]):
-                log.warning("let go as it is", canary=key, reason=f"its namespace is being deleted; {waits}")
-                waits = ""
-            since = at - datetime.fromisoformat(metadata["deletionTimestamp"])
-            if waits and since > PATIENCE:
-                log.error("left as it is", canary=key, reason=waits, after=str(since))
-                waits = ""
-        if waits:
-            self._tell_parting(key, waits)
-            return
-        rest = [f for f in metadata["finalizers"] if f != FINALIZER]
-        change = {"finalizers": rest or None, "resourceVersion": metadata["resourceVersion"]}
-        namespace, name = metadata["namespace"], metadata["name"]
-        self.client.patch(CANARIES, namespace, name, {"metadata": change}, how="merge")
-        self._parting_told.pop(key, None)
-        log.info("let go", canary=key)
-
-    def _is_going(self, namespace: str) -> bool:
-        """It is being deleted, or gone; its Roles go with it, so that nothing can be brought back in it."""
-        try:
-            return "deletionTimestamp" in self.client.get(NAMESPACES, "", namespace)["metadata"]
-        except KubeNotFoundError:
-            return True
-        except KubeError:
-            return False
-
-    def _tell_parting(self, key: str, waits: str) -> None:
-        if self._parting_told.get(key) != waits:
-            self._parting_told[key] = waits
-            log.info("being deleted", canary=key, waits=waits)
 
     # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -456,23 +449,21 @@ class ClusterDaemon(Base):
             "version": __version__,
             "trouble": self.watched.trouble(),
             "missing": list(self._missing or ()),
+            "notifiers": self._told() if self.leading.is_set() else [],
             "requests": {f"{verb} {what}": n for (verb, what), n in sorted(self.client.requests.items())},
         }
         return web.as_json(200, {**lead, "canaries": states})
 
 
 def _is_document(old: JSON | None, new: JSON | None) -> bool:
-    """The change is of the document, not of its status."""
+    """The change is of the document or of what guards it, not of its status."""
     if old is None or new is None:
         return True
     a, b = old["metadata"], new["metadata"]
-    seen = ("generation", "uid", "labels", "deletionTimestamp")
-    return any(a.get(name) != b.get(name) for name in seen)
+    seen = ("generation", "uid", "labels", "deletionTimestamp", "finalizers")
+    return any(a.get(name) != b.get(name) for name in seen) or old.get("spec") != new.get("spec")
 
 
-def _is_orphan(found: JSON, canary: Canary) -> bool:
-    said = (found["metadata"].get("annotations") or {}).get(ON_DELETE)
-    deployment = canary.spec.workloads.deployment
-    return said == OnDelete.ORPHAN or (
-        said is None and deployment is not None and deployment.on_delete is OnDelete.ORPHAN
-    )
+def _document(found: JSON) -> tuple[str, int]:
+    """What changes with every change of the spec by anybody."""
+    return str(found["metadata"]["uid"]), int(found["metadata"].get("generation", 0))

@@ -6,7 +6,8 @@ fit is a StoreError that names the field; nothing is guessed. Pure: no clock, no
 
 Forms: times as ISO 8601 in UTC with microseconds; spans as seconds (exact for spans below a century); enums by value;
 floats as numbers, "nan", "inf" or "-inf"; tuples as lists; float64 arrays bit by bit as {"shape", "f8"} (base64, little
-endian) or, where that is shorter, {"shape", "z"} (the same bytes through zlib); a Reading with one row for each family
+endian), as {"shape", "f4"} where float32 says the same, or, where that is shorter, as {"shape", "z"} or {"shape", "z4"}
+(the same through zlib, float32 with all first bytes first); a Reading with one row for each family
 of counters; Mapping[str, Any] as it is, but null for a number that is not finite. What is read never grows beyond
 MOST_NUMBERS in an array and MOST_ARRAYS in a mapping, whatever was compressed into it.
 """
@@ -177,28 +178,46 @@ def _array_out(value: Any) -> dict[str, Any]:
     if not isinstance(value, np.ndarray) or value.dtype != np.float64:
         raise _expected("a float64 array", value)
     data = value.astype("<f8", copy=False).tobytes()
-    packed = zlib.compress(data, 9) if value.size <= MOST_NUMBERS else data
-    name, data = ("z", packed) if len(packed) < len(data) else ("f8", data)
+    full, small = "f8", "z"
+    with np.errstate(all="ignore"):  # what does not fit is written in full
+        short = value.astype("<f4")
+    packing = data
+    if short.astype("<f8").tobytes() == data:
+        full, small, data = "f4", "z4", short.tobytes()
+        packing = _planes(data, 4)
+    packed = zlib.compress(packing, 9) if value.size <= MOST_NUMBERS else data
+    name, data = (small, packed) if len(packed) < len(data) else (full, data)
     return {"shape": list(value.shape), name: b64encode(data).decode("ascii")}
 
 
 def _array_back(value: Any) -> Floats:
     try:
-        shape = value["shape"]
+        shape, (name, kind) = value["shape"], next(form for form in _FORMS if form[0] in value)
         if all(type(n) is int and n >= 0 for n in shape):  # reshape refuses what does not match, but takes -1
-            data = b64decode(value["z" if "z" in value else "f8"], validate=True)
-            if "z" in value:
-                data = _unpacked(data, 8 * math.prod(shape))
-            return np.frombuffer(data, dtype="<f8").astype(np.float64).reshape(shape)
-    except (TypeError, KeyError, ValueError, OverflowError, zlib.error):
+            data = b64decode(value[name], validate=True)
+            if name.startswith("z"):
+                data = _unpacked(data, math.prod(shape), np.dtype(kind).itemsize)
+            if name == "z4":
+                data = _planes(data, len(data) // 4)
+            return np.frombuffer(data, dtype=kind).astype(np.float64).reshape(shape)
+    except (TypeError, KeyError, ValueError, OverflowError, StopIteration, zlib.error):
         pass
-    raise _expected('an array as {"shape": [...], "f8" or "z": base64 of that many float64}', value)
+    raise _expected('an array as {"shape": [...], "f8", "f4", "z" or "z4": base64 of that many numbers}', value)
 
 
-def _unpacked(data: bytes, size: int) -> bytes:
-    """Exactly `size` bytes out of zlib's, never using more memory than that. Raises ValueError for another number."""
-    if size > 8 * MOST_NUMBERS:
+_FORMS = (("z4", "<f4"), ("z", "<f8"), ("f4", "<f4"), ("f8", "<f8"))
+
+
+def _planes(data: bytes, width: int) -> bytes:
+    """Every `width`-th byte after the other: the signs and exponents of all numbers side by side, which pack well."""
+    return np.frombuffer(data, np.uint8).reshape(-1, width).T.tobytes() if data else data
+
+
+def _unpacked(data: bytes, numbers: int, each: int) -> bytes:
+    """Exactly so many bytes out of zlib's, never using more memory than that. Raises ValueError for another number."""
+    if numbers > MOST_NUMBERS:
         raise ValueError("too large")
+    size = numbers * each
     reader = zlib.decompressobj()
     out = reader.decompress(data, size + 1)  # one more than wanted tells whether there is more
     if len(out) != size or not reader.eof or reader.unused_data:
@@ -214,10 +233,13 @@ def _arrays_back(value: Any) -> dict[str, Floats]:
 
 def _plain(value: Any) -> Any:
     """A copy made of JSON values alone; a number that is not finite becomes null, which readers of bodies tolerate."""
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    if value is None or type(value) in (str, int, bool):
-        return value
+    if kind is dict and all(type(key) is str for key in value):  # nearly always: what is below in fewer steps
+        return {key: item if type(item) in _LEAVES else _at(key, _plain, item) for key, item in value.items()}
     if isinstance(value, Mapping):
         return _members(value, str, _plain)
     if isinstance(value, list | tuple):
@@ -225,6 +247,9 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):  # an enum
         return str(value)
     raise _expected("a plain JSON value", value)
+
+
+_LEAVES = frozenset({str, int, bool, NoneType})  # JSON values that are what they are
 
 
 # ── values made of others ────────────────────────────────────────────────────────────────────────────────────

@@ -134,7 +134,12 @@ def stretch(
     if classes.gauges:
         arms = {arm: _gauged(counts, after, arm, classes.gauges) for arm, counts in arms.items()}
     return Stretch(
-        start=before.at, end=after.at, stable=arms[Arm.STABLE], canary=arms[Arm.CANARY], edges=np.array(edges)
+        start=before.at,
+        end=after.at,
+        stable=arms[Arm.STABLE],
+        canary=arms[Arm.CANARY],
+        edges=np.array(edges),
+        whole=_is_whole(grown, after),
     )
 
 
@@ -149,6 +154,11 @@ def common_edges(grown: Mapping[CounterKey, float], young: Collection[str] = ())
     return sorted(common)
 
 
+def _is_whole(grown: Mapping[CounterKey, float], after: Reading) -> bool:
+    """Every pod's requests were counted; none has begun to report at a moment nobody knows."""
+    return all(key in grown for key in after.counters if key.name == "requests")
+
+
 def _unreached(grown: Mapping[CounterKey, float], after: Reading, classes: Classes) -> dict[Arm, float]:
     """Requests of each arm that never reached a pod.
 
@@ -156,7 +166,7 @@ def _unreached(grown: Mapping[CounterKey, float], after: Reading, classes: Class
     lost ones would look like all there were.
     """
     lost = dict.fromkeys(Arm, 0.0)
-    if all(key in grown for key in after.counters if key.name == "requests"):
+    if _is_whole(grown, after):
         for key, n in grown.items():
             if key.name == UNREACHED and not classes.ignores(key):
                 lost[key.arm] += n

@@ -27,6 +27,7 @@ from canaryd.policy import (
     QueryMetric,
     Spec,
     Tolerance,
+    TracesMetric,
     default_metrics,
     parse_duration,
 )
@@ -38,7 +39,7 @@ SINGULAR = "canary"
 SHORT_NAMES = ("cny",)
 CATEGORIES = ("canaryd", "delivery")
 NAME = f"{PLURAL}.{GROUP}"
-METRICS: tuple[type[BaseModel], ...] = (ErrorsMetric, LatencyMetric, GaugeMetric, QueryMetric)
+METRICS: tuple[type[BaseModel], ...] = (ErrorsMetric, LatencyMetric, GaugeMetric, QueryMetric, TracesMetric)
 Schema = dict[str, Any]
 
 # Forms for canaryd beside Envoy. A hook's command would run with the daemon's rights: nobody asks for one over an API.
@@ -265,12 +266,20 @@ RULES: Mapping[str, tuple[Rule, ...]] = {
         ),
         _at_most_one("errors"),
         _at_most_one("latency"),
+        _at_most_one("traces"),
     ),
     "Metric": (*_kind_rules(), *_tolerance_rules()),
     "QueryMetric.failures": (_RAW,),
     "QueryMetric.total": (_RAW,),
     "ArmQueries.stable": (Rule(_matches("self", _PLACES), _KNOWN_PLACES),),
     "ArmQueries.canary": (Rule(_matches("self", _PLACES), _KNOWN_PLACES),),
+    "ArmValues": (
+        Rule(
+            "!self.stable.exists(value, value in self.canary)",
+            "has values of stable, too; a value tells one arm",
+            ".canary",
+        ),
+    ),
     "Spec.alpha": (_share(0.0001, 50, "1%"),),
     "Spec.beta": (_share(0.0001, 50, "5%"),),
     "Budget.share": (_share(0.0, 50, "0.1%"),),

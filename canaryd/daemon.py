@@ -25,6 +25,8 @@ from canaryd.reconcile import Reconciler
 
 if TYPE_CHECKING:
     from canaryd.adapters.sqlite_store import SqliteStore
+    from canaryd.dashboard.feed import Feed
+    from canaryd.dashboard.server import Server as Dashboard
 
 log = structlog.get_logger("canaryd.daemon")
 
@@ -64,16 +66,23 @@ class Daemon(Base):
 
     def run(self) -> int:
         log.info("canaryd", version=__version__, state=str(self.settings.state.path), holder=self.holder)
-        server = self._serve()
+        servers: list[web.Server | Dashboard | None] = []
         try:
+            servers += [self._serve_dashboard(self._feed), self._serve()]
             if self._wait_for_lock():
                 self._lead()
         finally:
             self._lock.release()
-            if server is not None:
-                server.close()
+            for server in servers:
+                if server is not None:
+                    server.close()
         log.info("stopped", weights="left as they are")
         return 0
+
+    def _feed(self) -> Feed:
+        from canaryd.showing import EmbeddedFeed
+
+        return EmbeddedFeed(self, self.root / self.settings.state.path, self._lock.holder)
 
     def _wait_for_lock(self) -> bool:
         """True when this process holds the state; False when it was asked to stop while waiting for it."""
@@ -95,7 +104,9 @@ class Daemon(Base):
     def _lead(self) -> None:
         store: SqliteStore = wiring.state_store(self.settings, self.root)  # type: ignore[assignment]
         ports = wiring.embedded(self.settings, store)
-        self.ports, self.store, self.reconciler = ports, store, Reconciler(ports, tell_again=self.settings.tell_again)
+        self.ports, self.store = ports, store
+        self.delivery = self._new_delivery()
+        self.reconciler = Reconciler(ports, tell_again=self.settings.tell_again, delivery=self.delivery)
         self.scheduler = new_scheduler()
         self.leading.set()
         self.telemetry.leading.set(1)
@@ -107,11 +118,13 @@ class Daemon(Base):
         if self.settings.placebo.every is not None and ports.metrics.remembers:
             self._every(self.settings.placebo.every, "placebo", self.draw_placebos)
         self.scheduler.start()
+        self._deliver()
         self._beat()
         log.info("leading", canaries=[c.name for c in self.canaries])
         self.stopping.wait()
         log.info("stopping", reason="asked to; the tick under way is finished")
         self.scheduler.shutdown(wait=True)
+        self._end_delivery()
         self.reconciler.close()
         ports.hooks.close()  # type: ignore[attr-defined]
         self.leading.clear()
@@ -156,6 +169,7 @@ class Daemon(Base):
         self._signature = _stamps(self._files)
         for problem in loaded.problems:
             log.error("document refused", problem=str(problem))
+        self.problems = tuple(str(problem) for problem in loaded.problems)
         self.canaries = _merged(self.canaries, self._sources, loaded)
         kept = {c.name: self._sources[c.name] for c in self.canaries if c.name not in loaded.sources}
         self._sources = {**loaded.sources, **kept}
@@ -169,6 +183,7 @@ class Daemon(Base):
         if not self.leading.is_set():
             return web.as_json(200, {**lead, "canaries": []})
         states = (self.store.load(c.name).state for c in self.canaries)
+        lead["notifiers"] = self._told()
         return web.as_json(200, {**lead, "canaries": [dict(s.latest) for s in states if s and s.latest]})
 
 

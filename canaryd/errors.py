@@ -19,6 +19,7 @@ CanarydError
 │   ├── KubeBusyError           too many requests; `retry_after` says when to come again
 │   ├── KubeUnauthorizedError   the server does not know who we are: an expired or a wrong token
 │   └── KubeUnreachableError    no answer: refused, timed out, cut, TLS, no such name
+├── DashboardError          the dashboard cannot be served as configured; names the key or the line, never a token
 ├── OverrideError           what a person asked for is refused; says why
 └── NotifyError             a notification was not delivered; it stays owed
 """
@@ -62,6 +63,10 @@ class RouteError(CanarydError):
     """A route could not be read or written. Nothing was changed."""
 
 
+class RouteRefusedError(RouteError):
+    """The document names a route that canaryd never touches, whatever is there. Nothing was changed, nor ever is."""
+
+
 class FenceError(RouteError):
     """A newer state version has already routed; this writer is stale and has changed nothing."""
 
@@ -82,12 +87,22 @@ class LeaderError(CanarydError):
     """Another daemon holds the state."""
 
 
+class DashboardError(CanarydError):
+    """The dashboard cannot be served as it is configured: a file, a certificate, an address."""
+
+
 class OverrideError(CanarydError):
     """What a person asked for is refused; the text says why."""
 
 
 class NotifyError(CanarydError):
-    """A notification was not delivered; it stays owed."""
+    """A notification was not delivered; it stays owed. The text never holds a secret."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None, final: bool = False) -> None:
+        """`retry_after` in seconds, where the other side said when to come again; `final`: it never will be taken."""
+        self.retry_after = retry_after
+        self.final = final
+        super().__init__(message)
 
 
 class KubeError(CanarydError):

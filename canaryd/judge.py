@@ -13,10 +13,11 @@ from math import isfinite, log
 import numpy as np
 
 from canaryd import wording
-from canaryd.model import Finding, Floats, Judgement, Share, Verdict
-from canaryd.policy import GaugeMetric, Spec
+from canaryd.model import Finding, Floats, Judgement, Share, SpanEvidence, Verdict
+from canaryd.policy import GaugeMetric, Spec, TracesMetric
+from canaryd.spanned import Operations, Spanned, not_seen
 from canaryd.stats import evidence, share
-from canaryd.stats.assess import Assessment, assess
+from canaryd.stats.assess import Assessment, assess, span_noise
 from canaryd.stats.evidence import Batch, Rules
 
 _LIMITS = {
@@ -42,6 +43,7 @@ class Subject:
     note: str = ""  # what the source wants to say
     metrics_unseen: Mapping[str, str] = field(default_factory=dict)  # metric -> why it alone could not be read
     errors_note: str = ""  # what should be known of the failures that were counted
+    spans: SpanEvidence | None = None
 
 
 def judge(subjects: Sequence[Subject]) -> list[Judgement]:
@@ -49,15 +51,17 @@ def judge(subjects: Sequence[Subject]) -> list[Judgement]:
     if not subjects:
         return []
     batch = Batch([s.arrays for s in subjects], [s.edges for s in subjects], [Rules.of(s.spec) for s in subjects])
-    numbers = assess(batch, [s.step for s in subjects], [s.weight / 100 for s in subjects])
-    return [_Bench(s, numbers, i).judgement() for i, s in enumerate(subjects)]
+    spanned = Spanned.of([(s.spans, s.spec) for s in subjects], lambda of: span_noise(batch, of))
+    weights = [s.weight / 100 for s in subjects]
+    numbers = assess(batch, [s.step for s in subjects], weights, spanned.log_e)
+    return [_Bench(s, numbers, i, spanned.each.get(i)).judgement() for i, s in enumerate(subjects)]
 
 
 class _Bench:
     """One canary's numbers, cut out of the assessment of all."""
 
-    def __init__(self, subject: Subject, numbers: Assessment, i: int) -> None:
-        self.s, self.a, self.i = subject, numbers, i
+    def __init__(self, subject: Subject, numbers: Assessment, i: int, spans: Operations | None) -> None:
+        self.s, self.a, self.i, self.spans = subject, numbers, i, spans
         self.alarm = -log(subject.spec.alpha)
         self.proof = -log(subject.spec.beta)
         self.log_e = float(numbers.log_e[i])
@@ -73,9 +77,9 @@ class _Bench:
         toward = min((self._fine(row) for row in self.critical), default=0.0)
         if self.regressed:
             verdict = Verdict.REGRESSED
-        elif blind or any(f.verdict is Verdict.BLIND for f in findings):
+        elif blind or self._blinding(findings):
             verdict = Verdict.BLIND
-        elif self._is_healthy() and not any(f.verdict is Verdict.REGRESSED for f in findings):
+        elif self._is_healthy() and not any(f.verdict is Verdict.REGRESSED or self._is_owed(f) for f in findings):
             verdict = Verdict.HEALTHY
         else:
             verdict = Verdict.INCONCLUSIVE
@@ -91,6 +95,16 @@ class _Bench:
             share=self.share,
             stable_worse=bool(self.a.stable_worse[self.i] > 4),
         )
+
+    def _blinding(self, findings: list[Finding]) -> list[Finding]:
+        """Findings without which nothing can be decided; spans are such only where that was asked for."""
+        optional = {m.name for m in self.s.spec.metrics if isinstance(m, TracesMetric) and not m.required}
+        return [f for f in findings if f.verdict is Verdict.BLIND and f.metric not in optional]
+
+    def _is_owed(self, finding: Finding) -> bool:
+        """A step waits for spans of both arms, sampled alike, where that was asked for."""
+        metric = self.s.spec.traces()
+        return metric is not None and metric.required and finding.metric == metric.name and finding.toward_step < 1
 
     # ── what can be seen ─────────────────────────────────────────────────────────────────────────────────────
 
@@ -130,6 +144,8 @@ class _Bench:
                 out.append(self._latency(metric.name, blind))
             elif metric.kind == "query":
                 out.append(self._query(metric.name, blind))
+            elif isinstance(metric, TracesMetric):
+                out.append(self._traces(metric, blind))
             else:
                 out.append(self._gauge(metric, blind))
         return out
@@ -157,6 +173,25 @@ class _Bench:
         if pods_s + pods_c <= 2:
             return replace(out, note=f"{note}; with one pod each, pod and version cannot be told apart")
         return replace(out, toward_step=1.0)
+
+    def _traces(self, metric: TracesMetric, blind: str) -> Finding:
+        """The operation that looks worst. Spans can show a regression; that they show none holds nothing up."""
+        unseen = self.s.metrics_unseen.get(metric.name, "")
+        pods = int(self.a.pods[self.i, 0]), int(self.a.pods[self.i, 1])
+        waits = 0.0 if metric.required else 1.0
+        out = Finding(metric.name, Verdict.INCONCLUSIVE, "spans", toward_step=waits, pods=pods)
+        if self.spans is None:
+            why = not_seen(self.s.spans, unseen) or unseen
+            lacking = Verdict.BLIND if blind or (why and self._has_begun()) else out.verdict
+            return replace(out, verdict=lacking, note=blind or why or "no span has been counted yet")
+        out = self.spans.finding(out, self.alarm)
+        worst = self.regressed and self.spans.is_culprit(float(self.a.row_log_e[self.i].max()))
+        if worst:
+            return replace(out, verdict=Verdict.REGRESSED, note=self.spans.said())
+        why = blind or (self.spans.unseen(unseen) if self._has_begun() else "")
+        if why:
+            return replace(out, verdict=Verdict.BLIND, note="; ".join(filter(None, (why, self.spans.said()))))
+        return replace(out, toward_step=1.0 if self.spans.alike else out.toward_step, note=self.spans.said())
 
     def _has_begun(self) -> bool:
         return evidence.clock(self.s.arrays, "intervals") > 0 and self.s.weight > 0
@@ -222,6 +257,7 @@ class _Bench:
             seconds_to_step=self._seconds(self._needed(critical)),
             seconds_to_rollback=self._seconds_to_rollback(row),
             note=blind or self._confounded(least_sure),
+            row=row,
         )
 
     def _seconds(self, requests: float | None) -> float | None:
@@ -234,7 +270,9 @@ class _Bench:
 
     def _is_culprit(self, row: int) -> bool:
         rows = self.a.row_log_e[self.i]
-        return bool(self.a.named[self.i, row]) or row == int(np.argmax(rows))
+        largest = int(np.argmax(rows))
+        by_spans = self.spans is not None and self.spans.log_e > rows[largest]
+        return bool(self.a.named[self.i, row]) or (row == largest and not by_spans)
 
     def _fine(self, row: int) -> float:
         return _towards(float(self.a.fine[self.i, row]), self.proof)
@@ -269,7 +307,8 @@ class _Bench:
     # ── verdict ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def _is_healthy(self) -> bool:
-        wanted = {(m.kind, m.name if m.kind == "query" else "") for m in self.s.spec.metrics if m.kind != "gauge"}
+        proof = ("errors", "latency", "query")  # of the others nothing is ever proven
+        wanted = {(m.kind, m.name if m.kind == "query" else "") for m in self.s.spec.metrics if m.kind in proof}
         queries = {row: ("query", name) for name, row in self.query_rows.items()}
         proven = {queries.get(row, ("latency" if row else "errors", "")) for row in self.critical}
         return (
@@ -301,9 +340,9 @@ class _Bench:
             cause = compared(decisive) if decisive else "the canary is worse than tolerated"
             return cause + (f". Not the cause: {', '.join(others)}" if others else "")
         if verdict is Verdict.BLIND:
-            return blind or next(f"{f.metric}: {f.note}" for f in findings if f.verdict is verdict)
+            return blind or next(f"{f.metric}: {f.note}" for f in self._blinding(findings))
         if verdict is Verdict.HEALTHY:
-            return ", ".join(_healthy(f) for f in findings if f.canary_n > 0)
+            return ", ".join(_healthy(f) for f in findings if f.verdict is verdict and f.canary_n > 0)
         return self._missing(findings, decisive)
 
     def _missing(self, findings: list[Finding], decisive: Finding | None) -> str:
@@ -316,6 +355,8 @@ class _Bench:
             return "no request has been counted yet"
         if decisive.verdict is Verdict.REGRESSED:
             return f"{decisive.metric}: {decisive.note}; no step on that"
+        if waits := next((f for f in findings if self._is_owed(f) and decisive.toward_step >= f.toward_step), None):
+            return f"{waits.metric}: {waits.note}; no step without spans of both arms"
         if self._is_outage():
             return "stable itself fails far more than before, an outage of both; no step until that is over"
         if all(f.toward_step >= 1 for f in findings if f.canary_n > 0) and self.log_e >= self.alarm / 2:

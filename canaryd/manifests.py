@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from canaryd import crd, yamlout
-from canaryd.permissions import DAEMON, OPERATOR, PARTING, VIEWER, Need, Scope
+from canaryd.permissions import DAEMON, OPERATOR, VIEWER, Need, Scope
 
 Object = dict[str, Any]
 
@@ -22,6 +22,9 @@ SETTINGS = (
 )
 USER = 10001  # of the image
 PORT = 9095
+DASHBOARD = 9096
+DASHBOARD_FILES = "canaryd-dashboard"  # made by hand: keys "tokens" and "session-key"
+_SECRETS = "/etc/canaryd-dashboard"
 RBAC = "rbac.authorization.k8s.io"
 PART_OF = {"app.kubernetes.io/name": NAME, "app.kubernetes.io/part-of": NAME}
 _PICKED = {"app.kubernetes.io/name": NAME}
@@ -36,6 +39,7 @@ class Install:
     namespace: str = NAME
     watched: tuple[str, ...] = ()  # namespaces whose Canaries are looked after; none: those of the whole cluster
     prometheus: str = "http://prometheus.monitoring:9090"
+    dashboard: str = ""  # where people will find it, https://…; "" for none
 
     @property
     def everywhere(self) -> bool:
@@ -52,7 +56,6 @@ def everything(install: Install) -> list[Object]:
         *service_account(install),
         *people(install),
         *lease_rights(install),
-        *parting_rights(install),
         *(cluster_rights(install) if install.everywhere else watched_rights(install)),
         settings_map(install, settings),
         deployment(install, {"canaryd.io/settings": mark}),
@@ -87,12 +90,6 @@ def watched_rights(install: Install) -> list[Object]:
         for place in install.watched
         for made in (_role(f"{NAME}-watched", place, rules), _binding(f"{NAME}-watched", place, install))
     ]
-
-
-def parting_rights(install: Install) -> list[Object]:
-    """To let Canaries go whose namespace is deleted, and the Roles with it."""
-    rules = [_rule(need.group, (need.resource,), need.verbs) for need in PARTING]
-    return [_cluster_role(f"{NAME}-parting", rules), _cluster_binding(f"{NAME}-parting", install)]
 
 
 def cluster_rights(install: Install) -> list[Object]:
@@ -181,6 +178,7 @@ def settings_text(install: Install) -> str:
         },
         "metrics": {"source": "prometheus", "prometheus": {"url": install.prometheus}},
         "web": {"listen": f"0.0.0.0:{PORT}"},
+        **({"dashboard": _dashboard(install)} if install.dashboard else {}),
         "log": {"format": "json"},
     }
     return yamlout.documents([settings])
@@ -189,6 +187,11 @@ def settings_text(install: Install) -> str:
 def settings_map(install: Install, settings: str) -> Object:
     made = _object("v1", "ConfigMap", install, {"data": {"canaryd.yaml": settings}})
     return {**made, "metadata": {**made["metadata"], "name": SETTINGS}}
+
+
+def _dashboard(install: Install) -> Object:
+    auth = {"tokensFile": f"{_SECRETS}/tokens", "sessionKeyFile": f"{_SECRETS}/session-key"}
+    return {"listen": f"0.0.0.0:{DASHBOARD}", "externalURL": install.dashboard, "auth": auth}
 
 
 def deployment(install: Install, annotations: Mapping[str, str] | None = None) -> Object:
@@ -239,8 +242,14 @@ def _pod(install: Install) -> Object:
         "volumes": [
             {"name": "settings", "configMap": {"name": SETTINGS}},
             {"name": "scratch", "emptyDir": {"sizeLimit": "64Mi"}},
+            *([_secret_volume()] if install.dashboard else []),
         ],
     }
+
+
+def _secret_volume() -> Object:
+    """The kubelet mounts it: canaryd itself may still read no Secret. Tokens that everybody may read are refused."""
+    return {"name": "dashboard", "secret": {"secretName": DASHBOARD_FILES, "defaultMode": 0o440}}
 
 
 def _container(install: Install) -> Object:
@@ -253,7 +262,10 @@ def _container(install: Install) -> Object:
             {"name": "POD_NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
             {"name": "POD_NAMESPACE", "valueFrom": {"fieldRef": {"fieldPath": "metadata.namespace"}}},
         ],
-        "ports": [{"name": "http", "containerPort": PORT}],
+        "ports": [
+            {"name": "http", "containerPort": PORT},
+            *([{"name": "dashboard", "containerPort": DASHBOARD}] if install.dashboard else []),
+        ],
         "startupProbe": _probe("/healthz", periodSeconds=2, failureThreshold=30),
         "livenessProbe": _probe("/healthz", periodSeconds=10, failureThreshold=6),
         "readinessProbe": _probe("/readyz", periodSeconds=5, failureThreshold=2),
@@ -269,6 +281,7 @@ def _container(install: Install) -> Object:
         "volumeMounts": [
             {"name": "settings", "mountPath": "/etc/canaryd", "readOnly": True},
             {"name": "scratch", "mountPath": "/var/lib/canaryd"},
+            *([{"name": "dashboard", "mountPath": _SECRETS, "readOnly": True}] if install.dashboard else []),
         ],
     }
 
@@ -280,23 +293,30 @@ def _probe(path: str, **times: int) -> Object:
 def around(install: Install) -> list[Object]:
     """Service, PodDisruptionBudget, NetworkPolicy."""
     ports = [{"name": "http", "port": PORT, "targetPort": "http"}]
+    if install.dashboard:
+        ports.append({"name": "dashboard", "port": DASHBOARD, "targetPort": "dashboard"})
     budget = {"minAvailable": 1, "selector": {"matchLabels": _PICKED}}
     return [
         _object("v1", "Service", install, {"spec": {"selector": _PICKED, "ports": ports}}),
         _object("policy/v1", "PodDisruptionBudget", install, {"spec": budget}),
-        _object("networking.k8s.io/v1", "NetworkPolicy", install, {"spec": _network()}),
+        _object("networking.k8s.io/v1", "NetworkPolicy", install, {"spec": _network(install)}),
     ]
 
 
-def _network() -> Object:
-    """In: metrics, from the namespace of Prometheus. Out: names, the API server, Prometheus."""
+def _network(install: Install) -> Object:
+    """In: metrics, from the namespace of Prometheus; the dashboard from wherever its proxy is. Out: names, the API
+    server, Prometheus.
+    """
     monitoring = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}
     system = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "kube-system"}}}
     names = [{"protocol": "UDP", "port": 53}, {"protocol": "TCP", "port": 53}]
     return {
         "podSelector": {"matchLabels": _PICKED},
         "policyTypes": ["Ingress", "Egress"],
-        "ingress": [{"from": [monitoring], "ports": [{"protocol": "TCP", "port": PORT}]}],
+        "ingress": [
+            {"from": [monitoring], "ports": [{"protocol": "TCP", "port": PORT}]},
+            *([{"ports": [{"protocol": "TCP", "port": DASHBOARD}]}] if install.dashboard else []),
+        ],
         "egress": [
             {"to": [system], "ports": names},
             {"ports": [{"protocol": "TCP", "port": 443}, {"protocol": "TCP", "port": 6443}]},  # no selector finds it

@@ -14,7 +14,8 @@ from itertools import pairwise
 import numpy as np
 import structlog
 
-from canaryd import counts, wording
+from canaryd import counts, operations, tally, wording
+from canaryd import tracer as tracing
 from canaryd.errors import SourceError
 from canaryd.judge import Subject, judge
 from canaryd.model import (
@@ -25,15 +26,19 @@ from canaryd.model import (
     Reading,
     RolloutState,
     RouteView,
+    SpanCounts,
+    SpanEvidence,
     Stretch,
     WorkloadView,
 )
-from canaryd.policy import Canary, Destination, Spec
-from canaryd.ports import CountsAnswer, CountsQuery, MetricSource, Template
+from canaryd.policy import Canary, Destination, SpansFrom, Spec
+from canaryd.ports import CountsAnswer, CountsQuery, MetricSource, SpanQuery, Template, TraceQuery
+from canaryd.spans import ArmTags
 from canaryd.stats import evidence as tests
-from canaryd.stats import history
+from canaryd.stats import history, traces
 from canaryd.stats.edges import NO_EDGES
 from canaryd.stats.evidence import Item, Rules
+from canaryd.tracer import Tracer
 
 log = structlog.get_logger("canaryd.measure")
 
@@ -59,6 +64,8 @@ class Case:
     metrics_unseen: Mapping[str, str] = field(default_factory=dict)  # metric -> why it could not be read
     started: Mapping[str, datetime] = field(default_factory=dict)
     past: tuple[Stretch, ...] = ()
+    arrived: tuple[SpanCounts, ...] = ()  # spans that a trace source has given since the last look
+    spans_taken: tuple[SpanCounts, ...] = ()  # those of them that became evidence
     measured: bool = False
     evidence: Evidence | None = None
     scored: timedelta = timedelta(0)
@@ -74,9 +81,9 @@ def grid_floor(at: datetime, interval: timedelta) -> datetime:
 class Measurer:
     """Asks one source and runs the tests; keeps nothing between two measurements."""
 
-    def __init__(self, source: MetricSource, *, history: int = HISTORY_INTERVALS) -> None:
-        """`history`: intervals of stable's past that are read when a rollout begins."""
-        self.source, self.history = source, history
+    def __init__(self, source: MetricSource, *, history: int = HISTORY_INTERVALS, tracer: Tracer | None = None) -> None:
+        """`history`: intervals of stable's past that are read when a rollout begins; `tracer`: asks for spans."""
+        self.source, self.history, self.tracer = source, history, tracer
 
     def measure(self, cases: Sequence[Case], now: datetime) -> None:
         """Counters of all rollouts under way in one call, then the tests of all of them together."""
@@ -99,7 +106,30 @@ class Measurer:
         begun = [(c, asked[c.canary.key]) for c in cases if c.readings and c.state.evidence is None]
         if self.source.remembers:
             self._look_back([(c, q) for c, q in begun if c.canary.spec.history])
+        if self.tracer is not None:
+            for case in cases:
+                if case.readings and case.canary.spec.traces():
+                    case.arrived = self.tracer.arrived(case.canary.key)
         self._believe([c for c in cases if c.measured])
+        if self.tracer is not None:
+            self._ask_for_spans(self.tracer, cases, now)
+
+    def _ask_for_spans(self, tracer: Tracer, cases: Sequence[Case], now: datetime) -> None:
+        """Begin what the next look will need; nothing is waited for."""
+        for case in cases:
+            metric, held = case.canary.spec.traces(), case.evidence or case.state.evidence
+            if metric is None or held is None or held.spans is None:
+                tracer.ask(case.canary.key, ())
+                continue
+            arms = ArmTags(held.spans.tag, held.spans.stable, held.spans.canary)
+            service, aliases = operations.service_of(case.canary, metric), _aliases(case.canary)
+            wanted = [
+                tracing.question(
+                    TraceQuery(case.canary.key, service, one.start, one.end, arms, aliases=aliases), scored=one.scored
+                )
+                for one in operations.due(held.spans, now, tracer.lag)
+            ]
+            tracer.ask(case.canary.key, wanted)
 
     def _query(self, case: Case, now: datetime) -> CountsQuery | None:
         """The instants to be read now, or nothing when there is no new one yet."""
@@ -133,9 +163,10 @@ class Measurer:
             step=spec.interval,
             source=spec.source,
             durations=any(m.kind == "latency" for m in spec.metrics),
-            templates=_templates(spec),
+            templates=templates(spec),
             stable_service=services[0],
             canary_service=services[1],
+            spans=_span_query(case),
             server=spec.prometheus.url if spec.prometheus else "",
         )
 
@@ -195,6 +226,7 @@ class Measurer:
             (case,) = cases
             log.exception("defect", canary=case.canary.key)
             case.unseen, case.evidence, case.scored = f"defect: {type(e).__name__}: {e}", None, timedelta(0)
+            case.spans_taken = ()
             self.judge(cases)
 
     def _learn(self, cases: Sequence[Case]) -> None:
@@ -205,11 +237,19 @@ class Measurer:
             active = [intake for _, intake in work if k < len(intake.stretches)]
             updated = tests.update([intake.item(k) for intake in active])
             for intake, arrays in zip(active, updated, strict=True):
-                intake.arrays = arrays
+                intake.arrays = tests.short(arrays)
+        spans = _take_spans([(case, intake) for case, intake in work if case.canary.spec.traces()])
         for case, intake in work:
             case.evidence, case.scored = intake.result()
-            case.metrics_unseen = {**intake.unseen(), **case.metrics_unseen}
+            case.evidence = replace(case.evidence, spans=spans.get(case.canary.key))
+            case.metrics_unseen = {**intake.unseen(), **self._of_tracer(case), **case.metrics_unseen}
             case.errors_note = _of_the_unreached(case.canary, intake.all)
+
+    def _of_tracer(self, case: Case) -> dict[str, str]:
+        """Why a trace source has not answered, by the metric that waits for it."""
+        metric = case.canary.spec.traces()
+        why = self.tracer.why(case.canary.key) if metric is not None and self.tracer is not None else ""
+        return {metric.name: why} if metric is not None and why else {}
 
     def judge(self, cases: Sequence[Case]) -> None:
         """Judge what has been taken in, or what was held before where nothing was."""
@@ -230,6 +270,7 @@ class Measurer:
                     note=case.note,
                     metrics_unseen=case.metrics_unseen,
                     errors_note=case.errors_note,
+                    spans=held.spans if held and fits else None,
                 )
             )
         for case, judgement in zip(cases, judge(subjects), strict=True):
@@ -253,6 +294,44 @@ def _host(given: Destination, default: str, service: str) -> str:
     return given.host.partition(".")[0] or (service if given.subset else default)
 
 
+def _aliases(canary: Canary) -> tuple[str, ...]:
+    return operations.aliases_of(canary, services_of(canary))
+
+
+def _span_query(case: Case) -> SpanQuery | None:
+    """The counters of spans, where they are or may be the source of spans."""
+    metric, held = case.canary.spec.traces(), case.state.evidence.spans if case.state.evidence else None
+    if metric is None or metric.source is SpansFrom.TRACES or (held is not None and held.source == operations.TRACES):
+        return None
+    names = metric.spanmetrics
+    service = operations.service_of(case.canary, metric)
+    return SpanQuery(metric.name, service, _arms(case), names.calls, names.durations, _aliases(case.canary))
+
+
+def _arms(case: Case) -> ArmTags:
+    versions = case.workloads.versions if case.workloads is not None else ("", "")
+    return operations.arms_of(case.canary, case.state, versions)
+
+
+def _take_spans(work: Sequence[tuple[Case, _Intake]]) -> dict[str, SpanEvidence]:
+    """Bring every rollout's evidence of spans up to what has come; round k takes the k-th interval of each."""
+    taking = []
+    for case, intake in work:
+        metric = case.canary.spec.traces()
+        unseen = case.metrics_unseen.get(metric.name, "") if metric is not None else ""
+        taking.append(
+            operations.Intake(case.canary, case.state, _arms(case), intake.looks(), case.arrived, unseen=unseen)
+        )
+    for k in range(max((len(one) for one in taking), default=0)):
+        active = [one for one in taking if k < len(one)]
+        updated = traces.update([one.item(k) for one in active])
+        for one, arrays in zip(active, updated, strict=True):
+            one.arrays = arrays
+    for (case, _), one in zip(work, taking, strict=True):
+        case.spans_taken = one.taken
+    return {case.canary.key: one.result() for (case, _), one in zip(work, taking, strict=True)}
+
+
 def _of_the_unreached(canary: Canary, found: Sequence[Stretch]) -> str:
     """What a person should know of requests that never reached a pod; "" where the newest stretch has none."""
     if canary.spec.route.envoy_file is None and not any(services_of(canary)):
@@ -269,7 +348,7 @@ def _hourly(case: Case, query: CountsQuery) -> CountsQuery:
     end = grid_floor(query.points[-1], HOUR)
     hours = min(int(case.canary.spec.history / HOUR), MOST_HOURS)
     points = tuple(end - (hours - i) * HOUR for i in range(hours + 1))
-    return replace(query, points=points, step=HOUR, templates=(), stable_service="", canary_service="")
+    return replace(query, points=points, step=HOUR, templates=(), stable_service="", canary_service="", spans=None)
 
 
 def _fits(held: Evidence, gates: int) -> bool:
@@ -278,7 +357,7 @@ def _fits(held: Evidence, gates: int) -> bool:
     return tests.fits(held.arrays, held.edges, gates, *room)
 
 
-def _templates(spec: Spec) -> tuple[Template, ...]:
+def templates(spec: Spec) -> tuple[Template, ...]:
     """The operator's own questions, both arms of each."""
     asked = []
     for q in spec.queries():
@@ -309,6 +388,7 @@ class _Intake:
         self.gauges = tuple(g.name for g in spec.gauges())
         self.pods: dict[str, datetime] = dict(held.pods) if held else {}
         self.intervals = held.intervals if held else 0
+        self.scored: list[bool] = []  # of the stretches so far
         self.first_edges = False
         found = list(self._stretches(counts.Classes.of(spec)))
         self.first = sum(held is not None and s.end <= held.through for s in found)  # those before are context
@@ -337,7 +417,8 @@ class _Intake:
             self.pods.update(dict.fromkeys(counts.restarted(before, after), before.at))
             # A start that was learnt later than the first sight, or that a restart has made old, is not believed again.
             starts = {pod: at for pod, at in started.items() if self.pods.get(pod, at) <= at}
-            yield counts.stretch(before, after, classes, first_seen=self.pods, warm_up=warm_up, started=starts)
+            found = counts.stretch(before, after, classes, first_seen=self.pods, warm_up=warm_up, started=starts)
+            yield replace(found, spans=tally.of_counters(before, after))
 
     def _arrays(self, held: Evidence | None) -> tuple[tests.Arrays, Floats]:
         """The arrays so far; fresh ones when there are none, or when latency or the plan changed under them."""
@@ -379,15 +460,16 @@ class _Intake:
             return False
         if not state.phase.is_scored or state.routed is None or route is None or route.weight != state.weight:
             return False
+        if not stretch.whole and stretch.end - stretch.start > 2 * self.case.canary.spec.interval:
+            return False  # an outage over which a new pod was first seen: what it served meanwhile is not known
         return stretch.start >= state.routed + self.source.settle
 
     def item(self, k: int) -> Item:
         stretch, at = self.stretches[k], self.first + k
         scored = bool(self._counts(stretch) and self.arrays["long"][1, 0] > 0)  # nobody bets without a past
         self.intervals += int(scored)
-        around: tuple[Stretch | None, Stretch | None] = (None, None)
-        if not self.source.simultaneous:
-            around = (self.all[at - 1] if at else None, self.all[at + 1])
+        around = self._around(at)
+        self.scored.append(scored)
         began = self.case.state.started
         return Item(
             self.arrays,
@@ -401,6 +483,17 @@ class _Intake:
             self.canary_pods,
             past=began is not None and stretch.start < began,
         )
+
+    def _around(self, at: int) -> tuple[Stretch | None, Stretch | None]:
+        """The neighbours of a stretch, where the arms are not read at the same moment."""
+        return (None, None) if self.source.simultaneous else (self.all[at - 1] if at else None, self.all[at + 1])
+
+    def looks(self) -> list[operations.Look]:
+        """The stretches that were taken in, for the spans."""
+        return [
+            operations.Look(stretch, self.scored[k], self._around(self.first + k))
+            for k, stretch in enumerate(self.stretches)
+        ]
 
     def unseen(self) -> dict[str, str]:
         """Query and gauge metrics that were not counted in the newest stretch, and why."""

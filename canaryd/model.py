@@ -87,6 +87,9 @@ class Reading:
 
     at: datetime
     counters: Mapping[CounterKey, float]  # finite, >= 0
+    # Spans that a collector counted, finite, >= 0. `name`: "calls" or "took"; `pod`: the operation; `code`: "error" or
+    # ""; `flags`: what else tells the series from the others of its exporter; `le`: of "took", in milliseconds.
+    spans: Mapping[CounterKey, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +116,21 @@ class ArmCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class SpanCounts:
+    """Spans of a service over (start, end] by operation, each counted once. Arms in the order of `Arm`."""
+
+    start: datetime
+    end: datetime
+    operations: tuple[str, ...] = ()
+    spans: Floats = field(default_factory=lambda: np.zeros((0, 2, 2)))  # (operations, arms, 2): all, failed ones
+    durations: Floats = field(default_factory=lambda: np.zeros((0, 2, 1)))  # (operations, arms, edges + 1) per bucket
+    edges: Floats = field(default_factory=lambda: np.zeros(0))  # (edges,), ms ascending; the last bucket is above all
+    sampled: tuple[float, float] = (0.0, 0.0)  # served spans of each arm, repeated ones within a trace included
+    complete: bool = True  # False: some are missing, nobody knows which
+    note: str = ""  # for people
+
+
+@dataclass(frozen=True, slots=True)
 class Stretch:
     """Requests of both arms over (start, end], counted exactly once. The weight was constant over it."""
 
@@ -121,6 +139,8 @@ class Stretch:
     stable: ArmCounts
     canary: ArmCounts
     edges: Floats = field(default_factory=lambda: np.zeros(0))  # (edges,), ms ascending, common to both arms
+    spans: SpanCounts | None = None  # None: no collector counts spans of this service
+    whole: bool = True  # False: some pod's counters have no usable start in it, so that requests are missing
 
     @property
     def seconds(self) -> float:
@@ -160,6 +180,7 @@ class Finding:
     seconds_to_step: float | None = None  # at the present traffic, if the canary is as good as stable
     seconds_to_rollback: float | None = None  # at the present pace of the evidence, if it goes that way
     note: str = ""  # what limits it, why it is blind, ...
+    row: int = -1  # of the tests' rows, see canaryd.stats.evidence; -1: none
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +209,36 @@ class Judgement:
 
 
 @dataclass(frozen=True, slots=True)
+class Waiting:
+    """An interval whose spans have not come yet, and what is known of it."""
+
+    start: datetime
+    end: datetime
+    scored: bool  # the spans will be evidence; else only stable's rates are learnt from them
+    requests: tuple[float, float] = (0.0, 0.0)  # of stable and of the canary
+
+
+@dataclass(frozen=True, slots=True)
+class SpanEvidence:
+    """What the spans of one rollout say, for a metric of kind traces; see canaryd.stats.traces for the arrays.
+
+    An interval leaves `waiting` when its spans are counted or given up: so each is counted at most once.
+    """
+
+    source: str = ""  # "spanmetrics", "traces"; "" before the first spans
+    tag: str = ""  # what tells the arms apart, and its values for each; fixed when the rollout begins
+    stable: tuple[str, ...] = ()
+    canary: tuple[str, ...] = ()
+    operations: tuple[str, ...] = ()  # behind the slots of the arrays; the last slot is that of all others
+    edges: Floats = field(default_factory=lambda: np.zeros(0))  # of a collector; see canaryd.operations.edges_of
+    arrays: Mapping[str, Floats] = field(default_factory=dict)
+    strangers: tuple[tuple[str, float, float], ...] = ()  # operations that only the canary has: spans, failed ones
+    waiting: tuple[Waiting, ...] = ()  # oldest first, bounded
+    lost: int = 0  # intervals in a row, the newest included, of which the spans could not be counted
+    note: str = ""  # why they could not, or what else a person should know
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """Sufficient statistics of one rollout. Everything up to `through` is counted exactly once.
 
@@ -204,6 +255,7 @@ class Evidence:
     stable_pods: tuple[str, ...] = ()  # pods that the arrays' pod axes stand for, in their order
     canary_pods: tuple[str, ...] = ()
     ahead: datetime | None = None  # the newest instant seen; later than `through` while a stretch waits to be judged
+    spans: SpanEvidence | None = None
     last: tuple[Reading, ...] = ()  # readings from before `through` on, kept only for sources that cannot read the past
 
 
@@ -381,6 +433,7 @@ class WorkloadView:
     detail: str = ""  # what is not ready
     started: Mapping[str, datetime] = field(default_factory=dict)  # pod -> start time, where known
     stable_revision: str = ""  # what stable runs, where the workload itself says so; "" where people say it
+    versions: tuple[str, str] = ("", "")  # of stable and canary as a mesh calls them in spans, where pods say so
     stable: Pods | None = None  # None where pods are not known
     canary: Pods | None = None
     gone: str = ""  # why there is nothing to release or to serve: "Deployment shop/api does not exist"
@@ -398,6 +451,7 @@ class Observation:
     judgement: Judgement | None = None  # None when no rollout was under way
     evidence: Evidence | None = None  # the evidence behind it, to be saved
     scored: timedelta = timedelta(0)  # evidence time gained by this tick, at most one interval per stretch
+    spans: tuple[SpanCounts, ...] = ()  # of a trace source, that became part of the evidence in this tick
     overrides: tuple[Override, ...] = ()  # in the order said; answered ones may still be among them
     hook: HookState | None = None  # news from the afterPromotion hook
     trouble: tuple[str, ...] = ()  # what could not be read, for people

@@ -29,7 +29,6 @@ class Scope(StrEnum):
 
     WATCHED = "watched"  # each namespace whose Canaries are looked after
     OWN = "own"  # the namespace in which the daemon itself runs
-    CLUSTER = "cluster"  # whatever namespace, because that may be going away with the Roles in it
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,25 +116,18 @@ DAEMON: tuple[Need, ...] = (
     ),
     Need("events.k8s.io", "events", ("create",), "kubectl describe does not tell the story"),
     Need(
+        "",
+        "namespaces",
+        ("get",),
+        "a namespace that is deleted is not told from a Canary that is, and may have to wait",
+    ),
+    Need(
         "coordination.k8s.io",
         "leases",
         ("get", "create", "update"),
         "no leader can be elected, so that nobody looks after the Canaries",
         scope=Scope.OWN,
     ),
-)
-
-# A namespace that is deleted takes the Roles in it along, and a Canary must be let go all the same: without these its
-# finalizer would keep the namespace for ever. Nothing but canaryd's own resource can be changed by that.
-PARTING: tuple[Need, ...] = (
-    Need(
-        "canaryd.io",
-        "canaries",
-        ("list", "watch", "patch"),
-        "a namespace cannot be deleted with the Canaries in it",
-        scope=Scope.CLUSTER,
-    ),
-    Need("", "namespaces", ("get",), "it is not known whether a namespace is being deleted", scope=Scope.CLUSTER),
 )
 
 # What people need: those who look, and those who also say what should happen.

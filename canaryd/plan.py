@@ -487,7 +487,7 @@ def _forget(state: RolloutState) -> Evidence | None:
     held = state.evidence
     if held is None or not held.arrays:
         return held
-    return replace(held, arrays=forget(held.arrays), intervals=0)
+    return replace(held, arrays=forget(held.arrays), intervals=0, spans=None)
 
 
 def _advance(canary: Canary, state: RolloutState, seen: Observation) -> Decision | None:

@@ -347,6 +347,19 @@ GrpcStatus = Annotated[
 ]
 
 
+_METRIC = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"
+_METRIC_WANTED = 'the name of a metric; use letters, digits, "_" and ":", not beginning with a digit'
+MetricName = Annotated[str, AfterValidator(_shaped(_METRIC, 255, _METRIC_WANTED)), _schema(_METRIC, 255)]
+
+
+def _listed(value: object) -> object:
+    """A list below a place that is looked at before its types are checked; pydantic would take only a tuple there."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Listed = BeforeValidator(_listed)
+
+
 class _Metric(Document):
     name: Name = Field(description="unique within the Canary")
 
@@ -478,10 +491,86 @@ class QueryMetric(_Metric):
         return value
 
 
-Metric = Annotated[ErrorsMetric | LatencyMetric | GaugeMetric | QueryMetric, Field(discriminator="kind")]
+class SpansFrom(StrEnum):
+    AUTO = "auto"
+    SPANMETRICS = "spanmetrics"
+    TRACES = "traces"
 
 
-def default_metrics() -> tuple[ErrorsMetric | LatencyMetric | GaugeMetric | QueryMetric, ...]:
+class SpanMetrics(Document):
+    """Names of the counters that a collector makes of spans (OpenTelemetry's spanmetrics connector)."""
+
+    calls: MetricName = Field(default="traces_span_metrics_calls_total", description="counter of spans by status")
+    durations: MetricName = Field(
+        default="traces_span_metrics_duration_milliseconds_bucket",
+        description="buckets of their durations; in seconds where the name says _seconds_",
+    )
+
+
+TagValue = Annotated[str, Field(min_length=1, max_length=253)]
+
+
+class ArmValues(Document):
+    """What the tag says in the spans of each arm."""
+
+    stable: Annotated[tuple[TagValue, ...], Field(min_length=1, max_length=10), _Listed] = Field(
+        description="values in stable's spans"
+    )
+    canary: Annotated[tuple[TagValue, ...], Field(min_length=1, max_length=10), _Listed] = Field(
+        description="values in the canary's spans"
+    )
+
+    @model_validator(mode="after")
+    def _different(self) -> Self:
+        if both := sorted(set(self.stable) & set(self.canary)):
+            raise MisfitError((("canary",), f"{said(both[0])} is a value of stable, too; a value tells one arm"))
+        return self
+
+
+class TracesMetric(_Metric):
+    """Spans of each operation of the service: failed ones, and those slower than nine in ten of stable's were before.
+
+    They can roll a canary back; no step waits for them unless they are `required`, because spans are often too few.
+    """
+
+    kind: Literal["traces"] = Field(description="spans are compared, operation by operation")
+    service: Annotated[str, Field(max_length=253)] = Field(
+        default="",
+        description="the service in the spans, service.name; default NAME.NAMESPACE of the Deployment, of pools the "
+        "name of the Canary",
+    )
+    tag: Annotated[str, Field(max_length=253)] = Field(
+        default="",
+        description="the tag that tells the arms apart; default istio.canonical_revision, else service.version, else "
+        "the pod",
+    )
+    arms: ArmValues | None = Field(
+        default=None,
+        description="its values for the arms; default the workloads' names, their revisions, and the versions that "
+        "the labels of their pods say",
+    )
+    source: SpansFrom = Field(
+        default=SpansFrom.AUTO,
+        description="spanmetrics: counters in Prometheus; traces: the trace source; auto: spanmetrics where there are "
+        "any when a rollout begins, else the trace source",
+    )
+    spanmetrics: SpanMetrics = Field(default=SpanMetrics(), description="names of the counters of spans")
+    operations: int = Field(
+        default=30, ge=1, le=50, description="operations that are judged apart; all others are judged as one"
+    )
+    tolerance: ToleranceText = Field(
+        default=Tolerance(relative=0.05, absolute=0.001), description="accepted without any alarm"
+    )
+    required: bool = Field(
+        default=False,
+        description="true: without spans of both arms, sampled alike, the rollout is blind; false: it goes on",
+    )
+
+
+Metric = Annotated[ErrorsMetric | LatencyMetric | GaugeMetric | QueryMetric | TracesMetric, Field(discriminator="kind")]
+
+
+def default_metrics() -> tuple[ErrorsMetric | LatencyMetric | GaugeMetric | QueryMetric | TracesMetric, ...]:
     return (ErrorsMetric(name="errors", kind="errors"), LatencyMetric(name="latency", kind="latency"))
 
 
@@ -505,14 +594,6 @@ ServiceName = Annotated[str, AfterValidator(_shaped(_SERVICE, 63, _SERVICE_WANTE
 _HOST = r"^([A-Za-z0-9]([-.A-Za-z0-9]*[A-Za-z0-9])?)?$"
 _HOST_WANTED = 'a host; use a Service such as "api-stable" or "api-stable.shop.svc.cluster.local"'
 _SUBSET = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
-
-
-def _listed(value: object) -> object:
-    """A list below a place that is looked at before its types are checked; pydantic would take only a tuple there."""
-    return tuple(value) if isinstance(value, list) else value
-
-
-_Listed = BeforeValidator(_listed)
 
 
 class Pool(Document):
@@ -782,11 +863,6 @@ class Hook(Document):
         return self
 
 
-_METRIC = r"^[a-zA-Z_:][a-zA-Z0-9_:]*$"
-_METRIC_WANTED = 'the name of a metric; use letters, digits, "_" and ":", not beginning with a digit'
-MetricName = Annotated[str, AfterValidator(_shaped(_METRIC, 255, _METRIC_WANTED)), _schema(_METRIC, 255)]
-
-
 class ErrorSource(Document):
     """Names of the raw counters, for meshes that rename them."""
 
@@ -893,7 +969,7 @@ class Spec(Document):
             before = value[:i]
             if any(m.name == metric.name for m in before):
                 wrong.append(((i, "name"), f"the name {said(metric.name)} is used before; names must be unique"))
-            if metric.kind in ("errors", "latency") and any(m.kind == metric.kind for m in before):
+            if metric.kind in ("errors", "latency", "traces") and any(m.kind == metric.kind for m in before):
                 wrong.append(((i, "kind"), f"a second metric of kind {said(metric.kind)}; one counts everything"))
         if wrong:
             raise MisfitError(*wrong)
@@ -970,6 +1046,10 @@ class Spec(Document):
     def gauges(self) -> tuple[GaugeMetric, ...]:
         """Metrics of kind gauge, by name."""
         return tuple(sorted((m for m in self.metrics if isinstance(m, GaugeMetric)), key=lambda m: m.name))
+
+    def traces(self) -> TracesMetric | None:
+        """The metric of kind traces."""
+        return next((m for m in self.metrics if isinstance(m, TracesMetric)), None)
 
     def bake(self, step: int) -> timedelta:
         """Least evidence time at a step."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
+from canaryd.errors import StoreError
 from canaryd.model import (
     Arm,
     HookState,
@@ -23,6 +24,7 @@ from canaryd.model import (
     WorkloadView,
 )
 from canaryd.policy import Canary, ErrorSource, Hook, Route
+from canaryd.spans import ArmTags, Span, nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,18 @@ class Template:
     name: str  # CounterKey.name of the answer: "query:<metric>:failures", "query:<metric>:total" or "gauge:<metric>"
     arm: Arm
     text: str  # PromQL with {{workload}}, {{namespace}} and {{window}} to be filled in
+
+
+@dataclass(frozen=True, slots=True)
+class SpanQuery:
+    """Counters that a collector makes of a service's spans."""
+
+    metric: str  # of the Canary
+    service: str  # service.name of the spans
+    arms: ArmTags
+    calls: str  # names of the counters
+    durations: str
+    aliases: tuple[str, ...] = ()  # see canaryd.spans.normal_operation
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +64,7 @@ class CountsQuery:
     templates: tuple[Template, ...] = ()
     stable_service: str = ""  # Services in front of the arms, as in the label destination_service_name; "" where an arm
     canary_service: str = ""  # has none of its own: then nobody can say to whom a request that got nowhere was sent
+    spans: SpanQuery | None = None
     server: str = ""  # URL of the Prometheus of the canary's own; "" is that of the daemon
 
 
@@ -90,6 +105,8 @@ class MetricSource(Protocol):
         `instance`, else "" for all pods in one), and all that a metric counts of a pod has one `exporter`, which no
         other metric has. A template that cannot be answered takes its whole metric out of the answer, and says why in
         `unseen`, and nothing else: the mistake of one operator blinds nobody else.
+        Counters of spans (`CountsQuery.spans`) are put beside those of requests, in `Reading.spans`, as far as a tag
+        tells their arm; what is wrong with them is said in `unseen` of their metric, and blinds nothing else.
         Where the arms have Services, what clients report of requests that never reached a pod is read, too: counters
         called "unreached" of no pod. They come only beside counters of pods, and a client that has lost nothing yet has
         one of 0 without a code, so that its first loss is seen to be new.
@@ -181,6 +198,24 @@ class Workloads(Protocol):
         ...
 
 
+MOST_NOTES = 32  # of one canary
+NOTE = 500  # characters of one, and of its key
+
+
+def check_note(key: str, value: str) -> None:
+    """Raises StoreError for a note that no store keeps."""
+    if not 1 <= len(key) <= NOTE or len(value) > NOTE:
+        raise StoreError(
+            f"a note of {len(key)} and {len(value)} characters; a key of 1 to {NOTE}, and {NOTE}, are right"
+        )
+
+
+def noted(notes: Mapping[str, str], key: str, value: str) -> dict[str, str]:
+    """The notes, oldest first, with one written, or removed by "", and no more than are kept. Pure."""
+    rest = {k: v for k, v in notes.items() if k != key}
+    return dict([*rest.items(), *([(key, value)] if value else [])][-MOST_NOTES:])
+
+
 class StateStore(Protocol):
     """State, the words of people, and the records, with compare-and-swap on one version per canary.
 
@@ -197,7 +232,7 @@ class StateStore(Protocol):
 
         Durable when it returns. Raises ConflictError when the version is not the current one, StoreError when it
         cannot be written; nothing has changed then. Overrides answered in the state are no longer loaded.
-        Records with `tell` are owed to the notifier until `told`.
+        Records with `tell` are owed to the notifiers until `told`.
         """
         ...
 
@@ -219,12 +254,38 @@ class StateStore(Protocol):
         """The latest records, newest first, at or before `before` when given, of the given kinds when given."""
         ...
 
-    def owed(self, limit: int = 100) -> tuple[Record, ...]:
-        """Records not yet told, oldest first."""
+    def owed(self, limit: int = 100, by: str = "") -> tuple[Record, ...]:
+        """Records not yet told, oldest first, as they were last amended.
+
+        With `by`, the name of a notifier, only those that it has not told yet: what one of them cannot deliver hides
+        nothing from the others.
+        """
         ...
 
-    def told(self, ids: Sequence[str]) -> None:
-        """These need not be told again. Unknown ids are ignored."""
+    def told(self, ids: Sequence[str], by: str = "", expected: Sequence[str] = ()) -> None:
+        """The notifier `by` need not tell these again; when all `expected` ones have told a record, it is not owed.
+
+        Without `by` nobody need tell them any more. Unknown ids are ignored. May be durable only with the next save:
+        after a kill some may be owed again, never fewer. No decision becomes stale by it.
+        """
+        ...
+
+    def amend(self, record: Record) -> None:
+        """Replace the body of the kept record of this id, and nothing else of it; an unknown id is ignored.
+
+        Durable no later than that it was told. No decision becomes stale by it. Raises StoreError.
+        """
+        ...
+
+    def memo(self, canary: str) -> Mapping[str, str]:
+        """Small notes of the notifiers about a canary, such as which thread speaks of its rollout."""
+        ...
+
+    def remember(self, canary: str, key: str, value: str) -> None:
+        """Write a note, "" removes it; the MOST_NOTES latest of a canary are kept. Durable as `told` is.
+
+        No decision becomes stale by it. Raises StoreError, also for a note that is longer than NOTE characters.
+        """
         ...
 
     def prune(self, keep_after: datetime, keep_at_least: int) -> int:
@@ -248,10 +309,120 @@ class Hooks(Protocol):
 
 
 class Notifier(Protocol):
-    """Tells people."""
+    """Tells people.
 
-    def notify(self, record: Record) -> None:
-        """Deliver one record. Raises NotifyError when it was not delivered; it will come again."""
+    `name` tells it from the others and stays the same over restarts: by it the store knows who has told what.
+    """
+
+    name: str
+
+    def notify(self, record: Record) -> bool | None:
+        """Deliver one record; False, having sent nothing, when it is not for this notifier's people. The same record
+        may come again.
+
+        Raises NotifyError when it was not delivered; it will come again, unless the error says that it is `final`.
+        """
+        ...
+
+    def probe(self) -> str:
+        """What can be seen of the other side without telling anybody anything, for `canaryd doctor`.
+
+        Raises NotifyError that says what would keep a record from being delivered.
+        """
+        ...
+
+
+class Listener(Protocol):
+    """Hears people where they read, and puts what they say into the store's inbox. Runs where canaryd leads."""
+
+    name: str
+    trouble: str  # why nobody can be heard now; "" when all is well
+
+    def start(self) -> None:
+        """Begin, in threads of its own. Raises nothing."""
+        ...
+
+    def close(self) -> None:
+        """End within a few seconds; may be started again."""
+        ...
+
+    def probe(self) -> str:
+        """As a Notifier's."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TraceQuery:
+    """Which traces of one service are wanted. What is not asked for is not filtered."""
+
+    canary: str  # key, for messages
+    service: str  # as the tracer calls it (service.name), such as "api.shop"
+    start: datetime  # spans that began in (start, end]
+    end: datetime
+    arms: ArmTags
+    arm: Arm | None = None  # only traces with a span of that arm, of this service
+    errors: bool = False  # only traces with a failed span of this service
+    slower_ms: float | None = None  # only traces with a span of this service at least so long
+    operation: str = ""  # only traces with a span of this service and this (normal) operation
+    limit: int = 500  # traces of one request; a source asks as often as it takes
+    aliases: tuple[str, ...] = ()  # names that routes call the service by; see canaryd.spans.normal_operation
+    newest: bool = False  # the newest `limit` traces that match are enough, or a few more
+
+    def wants(self, spans: Sequence[Span]) -> bool:
+        """A trace with these spans matches: each condition is met by any span of the service."""
+        start, end = nanoseconds(self.start), nanoseconds(self.end)
+        own = [s for s in spans if s.service == self.service]
+        return (
+            any(start < s.start <= end for s in own)
+            and (self.arm is None or any(s.arm is self.arm for s in own))
+            and (not self.errors or any(s.error for s in own))
+            and (self.slower_ms is None or any(s.duration >= self.slower_ms for s in own))
+            and (not self.operation or any(s.operation == self.operation for s in own))
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class TraceAnswer:
+    """All spans of the traces that were found, those of other services included."""
+
+    spans: tuple[Span, ...]  # settled (canaryd.spans.settle), each once
+    complete: bool  # False: there were more traces than could be had, or spans were refused
+    note: str = ""  # for people: "truncated: ...", "7 malformed spans left out"
+
+
+class TraceSource(Protocol):
+    """Traces, as far as they were sampled.
+
+    `lag`: how long ago an instant must be so that its spans have arrived.
+    """
+
+    lag: timedelta
+
+    def find(self, query: TraceQuery) -> TraceAnswer:
+        """The traces that match (`TraceQuery.wants`), whole.
+
+        No trace is an answer, not an error. Spans that make no sense are left out and counted in the note. An answer
+        that reaches `limit` is asked for again in shorter stretches of time, unless the newest are enough; where some
+        traces could not be had all the same, the newest are given, `complete` is False and the note says "truncated".
+        Raises SourceError when nobody can say (no connection, time-out, HTTP error, an answer that is not understood,
+        one that is too large). Returns within the configured time-out plus a second, whatever the server does. May be
+        called from several threads.
+        """
+        ...
+
+    def url(self, trace: str) -> str:
+        """Where a person can look at this trace; "" when unknown."""
+        ...
+
+
+class TraceEvidence(Protocol):
+    """Finds what traces say about a decision, after it was made."""
+
+    def of(self, record: Record, canary: Canary) -> Mapping[str, Any] | None:
+        """`traces` of the record's body (see canaryd.traces.evidence); None when this record is to have none.
+
+        Never raises: what could not be had is said in `note`. Returns within a few seconds.
+        """
         ...
 
 
@@ -265,3 +436,6 @@ class Ports:
     store: StateStore
     hooks: Hooks
     notifiers: tuple[Notifier, ...] = ()
+    listeners: tuple[Listener, ...] = ()
+    traces: TraceSource | None = None
+    evidence: TraceEvidence | None = None

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 import structlog
 from apscheduler.executors.pool import ThreadPoolExecutor
@@ -23,16 +24,22 @@ from apscheduler.schedulers.background import BackgroundScheduler
 
 from canaryd import plan, telemetry, web
 from canaryd.config import Settings
+from canaryd.delivery import Delivery
 from canaryd.errors import CanarydError
 from canaryd.measure import grid_floor
 from canaryd.policy import Canary
 from canaryd.ports import Ports
 from canaryd.reconcile import Outcome, Reconciler
+from canaryd.traces.telling import with_traces
+
+if TYPE_CHECKING:
+    from canaryd.dashboard.feed import Feed
+    from canaryd.dashboard.server import Server as Dashboard
 
 log = structlog.get_logger("canaryd.daemon")
 
 INBOX = timedelta(milliseconds=200)
-DELIVERY = timedelta(milliseconds=500)
+DELIVERY = timedelta(seconds=2)  # how often it is counted what is owed
 PRUNE = timedelta(hours=1)
 TICK_SOON = timedelta(milliseconds=30)  # after the instant that is read
 PLACEBO_WINDOW = timedelta(hours=24)
@@ -50,6 +57,7 @@ class Base(ABC):
 
     ports: Ports
     reconciler: Reconciler
+    delivery: Delivery
     scheduler: BackgroundScheduler
 
     def __init__(self, settings: Settings, root: Path) -> None:
@@ -60,6 +68,7 @@ class Base(ABC):
         self.leading = threading.Event()
         self.standby = "starting"
         self.canaries: tuple[Canary, ...] = ()
+        self.problems: tuple[str, ...] = ()  # what is wrong in the documents, each in a line
         self.last_tick = time.monotonic()
         self._jobs: frozenset[timedelta] = frozenset()
         self._placebo_turns: list[str] = []  # canaries that had no turn the last time
@@ -85,12 +94,27 @@ class Base(ABC):
             return None
         pages = {
             "/metrics": lambda: (200, telemetry.CONTENT_TYPE, self.telemetry.exposition()),
-            "/healthz": self._health,
+            "/healthz": self.health,
             "/readyz": self._ready,
             "/status": self._status,
         }
         server = web.Server(address, pages)
         log.info("listening", address=f"{server.address[0]}:{server.address[1]}")
+        return server
+
+    def _serve_dashboard(self, feed: Callable[[], Feed]) -> Dashboard | None:
+        """Pages for people, where they are configured. `feed` makes what they read; nothing is loaded without them.
+
+        Raises DashboardError.
+        """
+        if self.settings.dashboard.address is None:
+            return None
+        from canaryd.dashboard.server import Server
+
+        server = Server(self.settings.dashboard, feed())
+        log.info(
+            "dashboard", address=f"{server.address[0]}:{server.address[1]}", actions=self.settings.dashboard.actions
+        )
         return server
 
     # ── jobs ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -133,10 +157,13 @@ class Base(ABC):
         self._tick([c for c in self.canaries if c.spec.interval == interval])
 
     def _tick(self, canaries: Sequence[Canary], *, measure: bool = True) -> Sequence[Outcome]:
-        began, at = time.monotonic(), now()
+        began, cpu, at = time.monotonic(), time.process_time(), now()
         outcomes = self.reconciler.tick(canaries, at, measure=measure)
         self.last_tick = time.monotonic()
-        self.telemetry.ticked(outcomes, self.last_tick - began, at)
+        seconds = self.last_tick - began
+        self.telemetry.ticked(outcomes, seconds, at)
+        cpu = time.process_time() - cpu
+        log.debug("tick", canaries=len(canaries), counted=measure, seconds=round(seconds, 3), cpu=round(cpu, 3))
         if measure:
             self._beat()
         return outcomes
@@ -145,11 +172,42 @@ class Base(ABC):
     def _beat(self) -> None:
         """A sign of life, where others look for one."""
 
+    def _deliver(self) -> None:
+        """Begin to tell people, in threads of their own."""
+        self.delivery.start(now, self._may_tell)
+        for listener in self.ports.listeners:
+            listener.start()
+
+    def _end_delivery(self) -> None:
+        for listener in self.ports.listeners:
+            listener.close()
+        self.delivery.stop()
+
+    def _told(self) -> list[dict[str, object]]:
+        """For /status: what each notifier owes, and what is wrong with it."""
+        heard: list[dict[str, object]] = [
+            {"name": x.name, "listens": True, "failing": x.trouble} for x in self.ports.listeners
+        ]
+        return [*self.delivery.status(now()), *heard]
+
+    def _may_tell(self) -> bool:
+        return self.leading.is_set()
+
     def _tell(self) -> None:
-        owed = len(self.ports.store.owed())
-        self.telemetry.owed.set(owed)
-        if owed:
-            self.reconciler.tell()
+        """How much is owed to whom. The couriers look for themselves."""
+        self.telemetry.owed.set(len(self.ports.store.owed()))
+        for one in self.delivery.status(now()):
+            self.telemetry.pending(one["name"], one["owed"], one["oldestSeconds"])
+
+    def _new_delivery(self) -> Delivery:
+        wanted = self.settings.notify
+        return Delivery(
+            self.ports.notifiers,
+            self.ports.store,
+            prepare=with_traces(self.ports.evidence, lambda: self.canaries),
+            give_up=wanted.give_up,
+            report=self.telemetry.notified,
+        )
 
     def _prune(self) -> None:
         keep = self.settings.retention
@@ -197,7 +255,7 @@ class Base(ABC):
 
     # ── pages ────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _health(self) -> web.Page:
+    def health(self) -> web.Page:
         """The loop turns: the last tick (or the last try for the lock) is not too long ago."""
         longest = max((c.spec.interval for c in self.canaries), default=timedelta(seconds=30))
         age = time.monotonic() - self.last_tick

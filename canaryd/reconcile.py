@@ -4,11 +4,13 @@ Killed at any line, the next tick heals: what was saved is routed, what was rout
 owed is told. A save that loses its compare-and-swap moves nothing. Time is passed in.
 
 Where saving is expensive, looks that decided nothing may wait for the next save (`save_every`). Lost with the process,
-they are looked at again: the saved watermark says from where, and what was counted comes out the same.
+they are looked at again: the saved watermark says from where, and what was counted comes out the same. Each canary has
+its turn for such a save by its key, so that releases which began together are not all saved in the same tick.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +20,8 @@ from functools import partial
 import structlog
 
 from canaryd import plan, records
-from canaryd.errors import CanarydError, ConflictError, FenceError, NotifyError, RouteError, WorkloadError
+from canaryd.delivery import Delivery
+from canaryd.errors import CanarydError, ConflictError, FenceError, RouteError, RouteRefusedError, WorkloadError
 from canaryd.measure import Case, Measurer
 from canaryd.model import (
     Decision,
@@ -35,6 +38,7 @@ from canaryd.model import (
 )
 from canaryd.policy import Canary
 from canaryd.ports import Ports
+from canaryd.tracer import Tracer
 
 log = structlog.get_logger("canaryd.reconcile")
 
@@ -70,7 +74,7 @@ class _Unsaved:
     version: int
     state: RolloutState
     records: tuple[Record, ...] = ()
-    looks: int = 0
+    soon: bool = False  # the very next look is saved with them
 
 
 class Reconciler:
@@ -84,26 +88,31 @@ class Reconciler:
         tell_again: timedelta = timedelta(minutes=30),
         save_every: int = 1,
         writers: int = 1,
+        delivery: Delivery | None = None,
     ) -> None:
         """`save_every`: how many looks that decided nothing share one save.
 
         `writers`: how many canaries are saved and routed at once, where each write waits for a server.
         """
         self.ports, self.tell_again, self.save_every = ports, tell_again, save_every
+        self.delivery = delivery or Delivery(ports.notifiers, ports.store)
         self._unsaved: dict[str, _Unsaved] = {}
+        self._looks: dict[str, int] = {}  # key -> looks at its counters, from a number that the key gives
+        self._refused: set[str] = set()  # keys whose last save was refused: each look tries again, and says why
         self._unrouted: dict[str, str] = {}  # key -> why its route could not be written the last time
         self._unshaped: dict[str, str] = {}  # the same of its workloads
-        self.untold: dict[str, str] = {}  # key -> why people could not be told the last time
-        self._heard: dict[str, int] = {}  # records owed to some notifiers only -> how many have it
         self._emptied: dict[str, datetime] = {}  # deleted canaries -> when the last share was taken from them
         self._restored: dict[str, datetime] = {}  # deleted canaries -> when their route was given back
-        self._measurer = Measurer(ports.metrics)
+        self.tracer = Tracer(ports.traces) if ports.traces is not None else None
+        self._measurer = Measurer(ports.metrics, tracer=self.tracer)
         self._pool = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="observe")
         self._writers = ThreadPoolExecutor(max_workers=writers, thread_name_prefix="settle") if writers > 1 else None
 
     def close(self) -> None:
         for pool in filter(None, (self._pool, self._writers)):
             pool.shutdown(wait=False, cancel_futures=True)
+        if self.tracer is not None:
+            self.tracer.close()
 
     def tick(self, canaries: Sequence[Canary], now: datetime, *, measure: bool = True) -> list[Outcome]:
         """One tick. Without `measure` no counters are read: somebody said something and wants an answer at once."""
@@ -122,24 +131,8 @@ class Reconciler:
         return [*outcomes, *(self._writers.map(settle, cases) if self._writers else map(settle, cases))]
 
     def tell(self) -> int:
-        """Deliver what is owed; returns how many records were delivered. What fails stays owed, in order per canary."""
-        told, stuck = 0, set()
-        for record in self.ports.store.owed():
-            if record.canary in stuck:
-                continue
-            try:
-                for notifier in self.ports.notifiers[self._heard.get(record.id, 0) :]:
-                    notifier.notify(record)
-                    self._heard[record.id] = self._heard.get(record.id, 0) + 1
-            except NotifyError as e:
-                stuck.add(record.canary)
-                self.untold[record.canary] = str(e)
-                log.warning("not told", record=record.id, error=str(e))
-                continue
-            self.ports.store.told([record.id])  # one by one: a kill then repeats one of them at most
-            self._heard.pop(record.id, None)
-            told += 1
-        return told
+        """Deliver what is owed, in this thread: how many deliveries were made. A daemon has threads for it instead."""
+        return self.delivery.tell()
 
     def flush(self) -> None:
         """Save what waits for it, before the process ends. What cannot be saved now is looked at again later."""
@@ -153,6 +146,7 @@ class Reconciler:
     def forget(self) -> None:
         """Drop what waits for a save: somebody else leads now."""
         self._unsaved.clear()
+        self._looks.clear()
 
     def remove(self, canary: Canary, now: datetime) -> str:
         """Bring back the plain service of a deleted Canary: what is waited for, "" when nothing is left of canaryd.
@@ -160,7 +154,7 @@ class Reconciler:
         Raises CanarydError when it cannot go on now; to be called again.
         """
         stored = self._load(canary)
-        state, ports, route = stored.state or plan.initial(canary), self.ports, canary.spec.route
+        state, ports = stored.state or plan.initial(canary), self.ports
         left = self._restored.get(canary.key)
         if left is None and (waits := self._emptied_canary(canary, state, stored.version, now)):
             return waits
@@ -168,7 +162,7 @@ class Reconciler:
             waits = ports.workloads.restore(canary, state, version=stored.version, now=now)
             if waits:
                 return waits
-            given_back = ports.router.restore(canary.key, route, state.stable, state.canary, version=stored.version)
+            given_back = self._given_back(canary, state, stored.version)
             if not given_back and self._still_split(canary, state):
                 log.warning("left as it is", canary=canary.key, reason="the route names both workloads, by its owner")
                 return ""
@@ -180,7 +174,18 @@ class Reconciler:
             del self._restored[canary.key]
             self._emptied.pop(canary.key, None)
             self._unsaved.pop(canary.key, None)
+            self._looks.pop(canary.key, None)
         return waits
+
+    def _given_back(self, canary: Canary, state: RolloutState, version: int) -> bool:
+        """Whether the plain route is there again; one that the document itself rules out was never taken."""
+        router, route = self.ports.router, canary.spec.route
+        try:
+            return router.restore(canary.key, route, state.stable, state.canary, version=version)
+        except RouteRefusedError:
+            if state.routed is not None or state.stable_revision:  # by an earlier form of the document
+                raise
+            return True
 
     def _still_split(self, canary: Canary, state: RolloutState) -> bool:
         """The route was not adopted, and sends requests to workloads that must therefore stay."""
@@ -322,28 +327,34 @@ class Reconciler:
         state = replace(
             decision.state,
             decisions=decision.state.decisions + len(new),
-            latest=records.body(case.canary, before, decision, seen),
+            latest=records.latest(case.canary, before, decision, seen, new),
         )
         held = self._unsaved.pop(case.canary.key, None)
         if held is None or held.state is not before:  # a look at the same time has counted on by itself: not ours
             held = _Unsaved(stored.version, state)
-        looks = held.looks + int(seen.judgement is not None)
-        if before is not None and before.routed is None and state.routed is not None:
-            looks = max(looks, self.save_every - 1)  # from when evidence counts is saved with the very next look
-        held = _Unsaved(stored.version, state, (*held.records, *new), looks)
-        if (
-            self.save_every > held.looks
-            and self.save_every > 1
-            and before is not None
-            and _may_wait(before, state, new)
-        ):
+        due = seen.judgement is not None and (self._is_turn(case.canary.key) or held.soon)
+        # From when evidence counts is saved with the very next look.
+        soon = held.soon or (before is not None and before.routed is None and state.routed is not None)
+        held = _Unsaved(stored.version, state, (*held.records, *new), soon)
+        due = due or case.canary.key in self._refused
+        if not due and self.save_every > 1 and before is not None and _may_wait(before, state, new):
             self._unsaved[case.canary.key] = held
             return replace(stored, state=state)
+        self._refused.add(case.canary.key)
         version = self.ports.store.save(case.canary.key, state, stored.version, held.records)
+        self._refused.discard(case.canary.key)
         for record in held.records:
             if not record.tell:  # the notifiers say the others, the log among them
                 self._say(record, state)
         return replace(stored, state=state, version=version)
+
+    def _is_turn(self, key: str) -> bool:
+        """Counts one look; true for one of every `save_every`, whichever look of other canaries that is."""
+        looks = self._looks.get(key)
+        if looks is None:
+            looks = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())
+        self._looks[key] = (looks + 1) % self.save_every
+        return self._looks[key] == 0
 
     def _say(self, record: Record, state: RolloutState) -> None:
         log.info(
@@ -445,6 +456,7 @@ def _observation(
         judgement=None if again else case.judgement,
         evidence=None if again else case.evidence,
         scored=timedelta(0) if again else case.scored,
+        spans=() if again else case.spans_taken,
         overrides=stored.overrides,
         hook=case.hook,
         trouble=tuple(case.trouble),

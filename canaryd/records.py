@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from datetime import datetime
 from typing import Any
 
 from canaryd import wording
+from canaryd.codec import encode
 from canaryd.model import Decision, DecisionKind, Finding, Judgement, Observation, Phase, Record, RolloutState, Verdict
 from canaryd.policy import Canary, dump_canary
-from canaryd.stats.evidence import clock
+from canaryd.stats.account import account
+from canaryd.stats.edges import NO_EDGES
+from canaryd.stats.evidence import Rules, clock
 
+MOST_LABELS = 16  # that a record keeps, by name
 MOST_STARTS = 64  # start times of pods that a record keeps
 
 _SEVERITY = {
@@ -33,12 +39,22 @@ def records(canary: Canary, before: RolloutState | None, decision: Decision, see
     if worth_keeping(before, decision, seen):
         said.append((decision.kind, decision.sentence, decision.severity, decision.tell))
     number = before.decisions if before else 0
+    content = body(canary, before, decision, seen) if said else {}
     out = []
     for i, (kind, text, severity, tell) in enumerate(said, start=1):
-        content = body(canary, before, decision, seen)
-        content.update(kind=str(kind), sentence=text, severity=severity)
-        out.append(Record(f"{canary.key}/{number + i}", canary.key, seen.at, kind, text, content, tell))
+        own = {**content, "kind": str(kind), "sentence": text, "severity": severity}
+        out.append(Record(f"{canary.key}/{number + i}", canary.key, seen.at, kind, text, own, tell))
     return tuple(out)
+
+
+def latest(
+    canary: Canary, before: RolloutState | None, decision: Decision, seen: Observation, new: tuple[Record, ...]
+) -> Mapping[str, Any]:
+    """The body of the decision itself, be it kept as the last of the `new` records or not."""
+    said = (str(decision.kind), decision.sentence, decision.severity)
+    if new and (new[-1].body["kind"], new[-1].sentence, new[-1].body["severity"]) == said:
+        return new[-1].body
+    return body(canary, before, decision, seen)
 
 
 def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observation) -> bool:
@@ -46,7 +62,7 @@ def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observa
 
     With traffic on the canary every look that read something is kept: `canaryd replay` has to repeat each of them.
     """
-    if decision.tell or seen.scored:
+    if decision.tell or seen.scored or seen.spans:
         return True
     if before is not None and before.phase.is_scored and seen.evidence is not None:
         return True
@@ -60,13 +76,15 @@ def worth_keeping(before: RolloutState | None, decision: Decision, seen: Observa
 def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: Observation) -> dict[str, Any]:
     """Plain JSON values, camelCase; rates and shares 0..1, durations in seconds, times ISO 8601."""
     state = decision.state
-    judged = seen.judgement if before is None or before.rollout == state.rollout else None  # never of another rollout
+    begins = before is None or before.rollout != state.rollout
+    judged = seen.judgement if before is None or not begins else None  # never of another rollout
     answer = state.answered[-1] if state.answered and state.answered[-1].at == seen.at else None
     said = next((o for o in seen.overrides if answer and o.id == answer.id), None)
     kept = state.latest if judged is None and (before is None or before.rollout == state.rollout) else {}
     return {
         "canary": canary.name,
         "namespace": canary.metadata.namespace,
+        **_labels(canary),
         "rollout": state.rollout,
         "revision": state.revision,
         "stableRevision": state.stable_revision,
@@ -100,10 +118,29 @@ def body(canary: Canary, before: RolloutState | None, decision: Decision, seen: 
             {"at": iso(t.at), "phase": str(t.phase), "step": t.step, "weight": t.weight, "sentence": t.sentence}
             for t in state.history
         ],
+        "account": _account(canary, before, state, judged) if judged and seen.evidence else kept.get("account"),
         "look": _look(canary, before, seen) if judged and before else None,
         "trouble": list(seen.trouble),
         "severity": decision.severity,
+        **({"document": without_queries(dump_canary(canary))} if begins and state.rollout else {}),
     }
+
+
+def without_queries(value: Any) -> Any:
+    """The same JSON value with the query part of every URL left out: tokens like to live there."""
+    if isinstance(value, Mapping):
+        return {str(key): without_queries(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_queries(item) for item in value]
+    if isinstance(value, str) and re.match(r"https?://", value):
+        return re.sub(r"[?#].*", "?…", value, flags=re.DOTALL)
+    return value
+
+
+def _labels(canary: Canary) -> dict[str, Any]:
+    """By which people choose what they are told of; only where there are any, and not more than a body can bear."""
+    labels = sorted(canary.metadata.labels.items())[:MOST_LABELS]
+    return {"labels": {key[:253]: value[:63] for key, value in labels}} if labels else {}
 
 
 def iso(time: datetime | None) -> str | None:
@@ -170,7 +207,28 @@ def _look(canary: Canary, before: RolloutState, seen: Observation) -> dict[str, 
         "started": {pod: iso(at) for pod, at in sorted(workloads.started.items())[:MOST_STARTS]} if workloads else {},
         "hook": [before.hook.id, str(before.hook.status)] if before.hook else None,
         "hookSeen": [hook.id, str(hook.status)] if hook else None,
+        **({"versions": list(workloads.versions)} if workloads and any(workloads.versions) else {}),
+        # A trace source forgets, and may know more later: what was counted then is kept, without the edges, which are
+        # always the same.
+        **({"spans": [encode(replace(counts, edges=NO_EDGES)) for counts in seen.spans]} if seen.spans else {}),
     }
+
+
+def _account(
+    canary: Canary, before: RolloutState | None, state: RolloutState, judged: Judgement
+) -> dict[str, Any] | None:
+    """The arithmetic of the decisive metric, to be checked by hand; None before there is any."""
+    decisive = next((f for f in judged.findings if f.metric == judged.decisive), None)
+    held = state.evidence
+    if decisive is None or held is None or not held.arrays:
+        return None
+    earlier = before.evidence if before and before.evidence and before.rollout == state.rollout else None
+    arrays = earlier.arrays if earlier is not None and earlier.arrays else None
+    step = before.step if before is not None else state.step
+    rows = [decisive.row, *(f.row for f in judged.findings)]
+    traces = canary.spec.traces()
+    spans = next((f.log_e for f in judged.findings if traces is not None and f.metric == traces.name), 0.0)
+    return account(Rules.of(canary.spec), held.arrays, held.edges, rows, step, arrays, spans) or None
 
 
 def fingerprint(canary: Canary) -> str:
@@ -180,13 +238,19 @@ def fingerprint(canary: Canary) -> str:
 
 
 def finding(f: Finding) -> dict[str, Any]:
-    """One metric's numbers under their names in camelCase."""
+    """One metric's numbers under their names in camelCase; what is no whole number has seven digits."""
     out = {}
     for name, value in asdict(f).items():
         head, *tail = name.split("_")
-        out[head + "".join(t.capitalize() for t in tail)] = list(value) if isinstance(value, tuple) else value
+        plain = [_seven(v) for v in value] if isinstance(value, tuple) else _seven(value)
+        out[head + "".join(t.capitalize() for t in tail)] = plain
     out["verdict"] = str(f.verdict)
     return out
+
+
+def _seven(value: Any) -> Any:
+    """More digits than anybody reads would be most of what a record weighs; counts stay exact."""
+    return float(f"{value:.7g}") if isinstance(value, float) and not value.is_integer() else value
 
 
 def _harmed(state: RolloutState, kept: Any) -> dict[str, float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from canaryd import wording
+from canaryd.wording import clean as clean
 
 if TYPE_CHECKING:
     from canaryd.model import Record
@@ -71,32 +71,16 @@ _SETTLED = ("Idle", "Succeeded", "RolledBack")
 
 # ── reading a body ───────────────────────────────────────────────────────────────────────────────────────────
 
-_HIDDEN = re.compile(
-    "[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]"
-)
-
-
-def clean(value: object, limit: int = 400) -> str:
-    """Text from outside on one line: control, direction and invisible characters as their escapes, cut at `limit`.
-
-    None becomes "". Nothing in the result moves the cursor, changes a colour or reverses the reading direction.
-    """
-    if value is None:
-        return ""
-    text = str(value)[: limit + 1]
-    shown = _HIDDEN.sub(lambda m: " " if m.group() in "\n\t" else f"\\x{ord(m.group()):02x}", text[:limit])
-    return shown + "…" if len(text) > limit else shown
-
 
 def is_deceptive(text: str) -> bool:
     """It holds characters that do not show as themselves; line ends and tabs are taken as honest."""
-    return any(found not in "\n\t" for found in _HIDDEN.findall(text))
+    return any(found not in "\n\t" for found in wording.HIDDEN.findall(text))
 
 
 def as_json(value: object) -> str:
     """Indented JSON with readable characters; those that could fool a terminal are escaped."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    return _HIDDEN.sub(lambda m: m.group() if m.group() == "\n" else f"\\u{ord(m.group()):04x}", text)
+    return wording.HIDDEN.sub(lambda m: m.group() if m.group() == "\n" else f"\\u{ord(m.group()):04x}", text)
 
 
 def _part(body: Body, key: str) -> Body:
@@ -434,6 +418,10 @@ def tree(body: Body, now: datetime) -> RenderableType:
         root.add(Text("trouble  ", BAD).append(trouble))
     _add_traffic(root, body)
     _add_evidence(root, body)
+    if found := _part(body, "traces"):
+        branch = root.add(Text("traces", "bold"))
+        for line in traces(found, now):
+            branch.add(line)
     _add_people(root, body, now)
     past = _past(body, now)
     if past:
@@ -584,6 +572,8 @@ def explanation(body: Body, now: datetime, *, verbose: bool = False) -> Renderab
     if body.get("next"):
         parts.append(Text(f"{'waits for':<18}{clean(body.get('next'), 400)}"))
     parts += [Text(f"{'trouble':<18}{trouble}", BAD) for trouble in _texts(body, "trouble")]
+    if found := _part(body, "traces"):
+        parts += [Text(""), *traces(found, now)]
     if verbose:
         parts += [Text(""), *_arithmetic(body, findings, evidence)]
     return Group(*parts)
@@ -640,6 +630,62 @@ def _noise(finding: Body) -> str:
 
 
 # ── elsewhere ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def traces(found: Body, now: datetime) -> list[Text]:
+    """Trace evidence (`traces` of a record's body) line by line; nothing for nothing."""
+    requests = _part(found, "requests")
+    out = []
+    if requests:
+        counted = f"{_count(requests.get('canary'))} canary and {_count(requests.get('stable'))} stable"
+        out.append(Text(f"requests with spans: {counted}", QUIET))
+    for heading, key, line in (
+        ("fails only in the canary", "onlyCanaryFails", _only_fails),
+        ("calls of the canary alone, or more often", "newCalls", _new_call),
+        ("extra time on the critical path", "criticalPath", _extra_time),
+    ):
+        if entries := _parts(found, key):
+            out.append(Text(heading, "bold"))
+            out += [Text("  ").append_text(line(entry)) for entry in entries]
+    if exemplars := _parts(found, "exemplars"):
+        out.append(Text("traces to look at", "bold"))
+        out += [line for entry in exemplars for line in _exemplar(entry, now)]
+    if note := clean(found.get("note"), 700):
+        out.append(Text(note, QUIET))
+    return out or [Text("traces say nothing", QUIET)]
+
+
+def _operation(entry: Body) -> Text:
+    return Text(clean(entry.get("service"), 200), "bold").append(f" {clean(entry.get('operation'), 200)}")
+
+
+def _only_fails(entry: Body) -> Text:
+    numbers = [_count(entry.get(k)) for k in ("canaryErrors", "canaryN", "stableErrors", "stableN")]
+    return _operation(entry).append(": {} of {} failed, in stable {} of {}".format(*numbers), BAD)
+
+
+def _new_call(entry: Body) -> Text:
+    canary, stable = (_number(entry.get(k)) or 0.0 for k in ("canaryPerRequest", "stablePerRequest"))
+    sizes = f"n {_count(entry.get('canaryN'))} / {_count(entry.get('stableN'))}"
+    return _operation(entry).append(f": {canary:.3g} for each request, in stable {stable:.3g} ({sizes})")
+
+
+def _extra_time(entry: Body) -> Text:
+    canary, stable = (_number(entry.get(k)) or 0.0 for k in ("canaryMs", "stableMs"))
+    sizes = f"n {_count(entry.get('canaryN'))} / {_count(entry.get('stableN'))}"
+    return _operation(entry).append(f": {canary:.1f} ms, in stable {stable:.1f} ms ({sizes})")
+
+
+def _exemplar(entry: Body, now: datetime) -> list[Text]:
+    icon, style = ("✕", BAD) if entry.get("error") is True else ("·", QUIET)
+    line = Text(f"  {icon} ", style).append(clock(entry.get("at"), now, seconds=True)).append(" ")
+    line.append_text(_operation(entry)).append(f"  {_number(entry.get('durationMs')) or 0.0:.1f} ms")
+    status, facts = clean(entry.get("status"), 20), _part(entry, "facts")
+    line.append(f"  {status}" if status else "")
+    if cause := clean(facts.get("cause"), 300):
+        line.append(f"  because of {cause}")
+    where = clean(entry.get("url"), 400) or f"trace {clean(entry.get('trace'), 64)}"
+    return [line, Text(f"    {where}", QUIET)]
 
 
 def svg(bodies: Sequence[Body], now: datetime, *, width: int = 116, title: str = "canaryd status -w") -> str:

@@ -80,6 +80,18 @@ class Telemetry:
             "canaryd_source_errors", "Looks for which the metrics could not be read", ["canary"], registry=own
         )
         self.owed = Gauge("canaryd_notifications_owed", "Records not yet told", registry=own)
+        self.notifications = Counter(
+            "canaryd_notifications",
+            "Deliveries by notifier: sent, skipped (not for these people), failed, given_up, refused",
+            ["notifier", "outcome"],
+            registry=own,
+        )
+        self.pending_owed = Gauge(
+            "canaryd_notifications_pending", "Records that a notifier has not told", ["notifier"], registry=own
+        )
+        self.oldest = Gauge(
+            "canaryd_notifications_oldest_seconds", "Age of the oldest of them", ["notifier"], registry=own
+        )
         self.tick = Histogram("canaryd_tick_seconds", "Duration of one tick", buckets=_TICKS, registry=own)
         self.last_tick = Gauge("canaryd_last_tick_timestamp_seconds", "When the last tick ended", registry=own)
         self.leading = Gauge("canaryd_leader", "1 while this process holds the state", registry=own)
@@ -96,7 +108,7 @@ class Telemetry:
         self._bodies: dict[str, Mapping[str, Any]] = {}  # what is known of each canary
         self._kept: frozenset[str] | None = None  # those that may have series; None: all
         self._lock = threading.Lock()
-        own.register(_Canaries(self._snapshot))
+        own.register(_Canaries(self.bodies))
 
     def ticked(self, outcomes: Sequence[Outcome], seconds: float, at: datetime) -> None:
         """Take over what one tick did."""
@@ -112,6 +124,15 @@ class Telemetry:
                 self.unseen.labels(outcome.canary).inc()
             if outcome.state is not None and outcome.state.latest:
                 self._show(outcome.canary, outcome.state.latest)
+
+    def notified(self, notifier: str, outcome: str) -> None:
+        """One delivery."""
+        self.notifications.labels(notifier, outcome).inc()
+
+    def pending(self, notifier: str, owed: float, oldest: float) -> None:
+        """What one notifier owes; seconds."""
+        self.pending_owed.labels(notifier).set(owed)
+        self.oldest.labels(notifier).set(oldest)
 
     def keep(self, names: set[str]) -> None:
         """Only these have series from now on: a tick that is still under way brings none of the others back."""
@@ -136,7 +157,8 @@ class Telemetry:
             if self._kept is None or name in self._kept:
                 self._bodies[name] = body
 
-    def _snapshot(self) -> Mapping[str, Mapping[str, Any]]:
+    def bodies(self) -> Mapping[str, Mapping[str, Any]]:
+        """The latest body of each canary that was looked at since this process leads."""
         with self._lock:
             return dict(self._bodies)
 

@@ -6,6 +6,7 @@ Numbers carry units; spaces inside a number and before a unit are plain spaces, 
 from __future__ import annotations
 
 import math
+import re
 from datetime import timedelta
 
 MINUS = "−"
@@ -100,3 +101,20 @@ def bar(share: float, width: int = 10) -> str:
     """0.3 → `▇▇▇░░░░░░░`."""
     full = round(min(max(share, 0.0), 1.0) * width) if math.isfinite(share) else 0
     return "▇" * full + "░" * (width - full)
+
+
+# ── text from outside ────────────────────────────────────────────────────────────────────────────────────────
+
+HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\ud800-\udfff]")
+
+
+def clean(value: object, limit: int = 400) -> str:
+    """Text from outside on one line: control, direction and invisible characters as their escapes, cut at `limit`.
+
+    None becomes "". Nothing in the result moves the cursor, changes a colour or reverses the reading direction.
+    """
+    if value is None:
+        return ""
+    text = str(value)[: limit + 1]
+    shown = HIDDEN.sub(lambda m: " " if m.group() in "\n\t" else f"\\x{ord(m.group()):02x}", text[:limit])
+    return shown + "…" if len(text) > limit else shown

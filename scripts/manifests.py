@@ -30,11 +30,7 @@ def files() -> dict[str, str]:
         "namespace.yaml": [manifests.namespace(install)],
         "crd.yaml": [crd.definition()],
         "people.yaml": manifests.people(install),
-        "rbac.yaml": [
-            *manifests.service_account(install),
-            *manifests.lease_rights(install),
-            *manifests.parting_rights(install),
-        ],
+        "rbac.yaml": [*manifests.service_account(install), *manifests.lease_rights(install)],
         "rbac-shop.yaml": manifests.watched_rights(install),
         "deployment.yaml": [manifests.deployment(install)],
         "service.yaml": manifests.around(install),

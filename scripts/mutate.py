@@ -62,6 +62,12 @@ history = _in("stats/history", "history", "simulation")
 counts = _in("counts", "counts")
 bernoulli = _in("stats/bernoulli", "bernoulli")
 evidence = _in("stats/evidence", "evidence", "judge")
+guard = _in("stats/guard", "guard", "evidence")
+spans = _in("stats/traces", "traces")
+tally = _in("tally", "tally", "traces_rollout")
+operations = _in("operations", "traces_rollout", "tally")
+spanned = _in("spanned", "traces_rollout")
+tracer = _in("tracer", "tracer", "traces_rollout")
 assess = _in("stats/assess", "assess", "judge")
 judge = _in("judge", "judge")
 records = _in("records", "records", "reconcile")
@@ -83,7 +89,7 @@ MUTANTS: tuple[Mutant, ...] = (
         "np.maximum(1.0, (squares + PRIOR_EVENTS) / (variance + PRIOR_EVENTS))",
         "np.maximum(1.0, 0.0 * variance)",
     ),
-    evidence(
+    guard(
         "the neighbours are not looked at",
         "(sign * z > GUARD_Z)",
         "(sign * z > 1e9)",
@@ -98,6 +104,55 @@ MUTANTS: tuple[Mutant, ...] = (
         "return np.stack([tau2, degrees * worth])",
         "return np.stack([tau2, 0 * degrees * worth])",
     ),
+    # ── spans ──
+    spans("spans are judged at an edge of their own", "batch.a[name] + seen", "batch.a[name] + 0 * seen"),
+    spans("what is shared again is made up", "np.log(SWITCH / STRATEGIES)", "np.log(SWITCH)"),
+    spans("an operation's weight may change", '& ready & (a["weight"] == 0)', "& ready"),
+    spans("operations weigh as much as they like", "EARLY) / np.maximum(count, 1.0)", "EARLY) / 1.0"),
+    spans("sampling is taken to be alike", "(split[:, :2] >= needed[:, None]).all(-1)", "(split[:, 0] > -1e9)"),
+    spans("a mismatch of sampling is no matter", "    alike &= ~unlike\n", ""),
+    spans(
+        "a neighbour never stands in",
+        "counts.near[..., None, None], worse=True",
+        "0 * counts.near[..., None, None] > 1, worse=True",
+    ),
+    spans("stable's spans are bet on at once", "LEAST_PAST = 20.0", "LEAST_PAST = 0.0"),
+    spans("slow is what one in two is", "SLOW_SHARE = 0.1", "SLOW_SHARE = 0.5"),
+    spans("nothing is ever shared again", "SWITCH = 0.01", "SWITCH = 1e-9"),
+    spans("what only learns is bet on", "& scored[:, None, None] & (n_c > 0)", "& (n_c > 0)"),
+    tally(
+        "every call of a trace counts",
+        "cut(span.operation, LONGEST), span.trace, arm",
+        "cut(span.operation, LONGEST), span.id + span.trace, arm",
+    ),
+    tally("spans at the edge count twice", "not first < span.start <= last", "not first <= span.start <= last"),
+    tally(
+        "a restarted collector lost what it counted",
+        "        if key.exporter in restarted:\n            out[key] = value\n",
+        "        if key.exporter in restarted:\n            continue\n",
+    ),
+    tally("an unknown collector counts from zero", "        elif key.exporter in there:\n", "        else:\n"),
+    operations("truncated spans are evidence", "work.scored and counts.complete,", "work.scored,"),
+    operations("warming pods' spans are evidence", "canary.present and canary.young_requests <= 0", "canary.present"),
+    operations("what has been counted is waited for again", "not in answers]\n", "not in ()]\n"),
+    operations("spans decide while stable is upgraded", "if state.phase not in (*JUDGED, Phase.WAITING):", "if False:"),
+    spanned("spans that do not come are seen", "len(held.waiting) > LATE", "len(held.waiting) > 99"),
+    tracer(
+        "answers come twice",
+        "            del asked[query]\n            if future.cancelled()",
+        "            if future.cancelled()",
+    ),
+    judge(
+        "optional spans blind the rollout",
+        "isinstance(m, TracesMetric) and not m.required",
+        "isinstance(m, TracesMetric) and m.required",
+    ),
+    judge(
+        "required spans are not waited for",
+        "metric.required and finding.metric == metric.name",
+        "not metric.required and finding.metric == metric.name",
+    ),
+    records("spans that were counted are not kept", "if seen.spans else {}", "if seen.spans and seen.hook else {}"),
     judge("a step is taken into an outage", "            and not self._is_outage()\n", ""),
     # ── the state machine ──
     plan(
@@ -305,8 +360,18 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     saving(
         "looks leave no records behind",
-        "held = _Unsaved(stored.version, state, (*held.records, *new), looks)",
-        "held = _Unsaved(stored.version, state, new, looks)",
+        "held = _Unsaved(stored.version, state, (*held.records, *new), soon)",
+        "held = _Unsaved(stored.version, state, new, soon)",
+    ),
+    saving(
+        "all canaries have their turn for a save at once",
+        "looks = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest())",
+        "looks = 0",
+    ),
+    saving(
+        "looks wait for ever",
+        "return self._looks[key] == 0",
+        "return False",
     ),
     saving(
         "the workloads follow a state that is not saved",
@@ -367,7 +432,7 @@ MUTANTS: tuple[Mutant, ...] = (
     ),
     counts(
         "lost requests count where served ones are not known",
-        'if all(key in grown for key in after.counters if key.name == "requests"):',
+        "if _is_whole(grown, after):",
         "if after.counters:",
     ),
     counts("lost requests are put to pods that are not there yet", "return 0.0 if warming else lost", "return lost"),
@@ -381,6 +446,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "a question that was not answered is calm",
         "        if answer.failed:\n            case.unseen",
         "        if answer.failed and not case.canary:\n            case.unseen",
+    ),
+    measure(
+        "an outage over which a pod was first seen is evidence of its share",
+        "if not stretch.whole and stretch.end",
+        "if False and stretch.end",
     ),
     measure(
         "subsets of one Service are told apart by its name",
@@ -448,12 +518,12 @@ MUTANTS: tuple[Mutant, ...] = (
         'usual = counts.seconds <= LONGEST_USUAL * batch.per("interval")',
         "usual = counts.seconds >= 0",
     ),
-    assess("more weight than one is given away", "WEIGHT_RESERVE = 0.05", "WEIGHT_RESERVE = 0.5"),
+    assess("more weight than one is given away", "WEIGHT_TRACES = 0.05", "WEIGHT_TRACES = 0.5"),
     share("a share without a lower limit is confirmed", "confirmed = too_low >= need and (", "confirmed = ("),
     # ── verdict, record, store ──
     judge(
         "a metric that cannot be seen is healthy",
-        "elif blind or any(f.verdict is Verdict.BLIND for f in findings):",
+        "elif blind or self._blinding(findings):",
         "elif blind:",
     ),
     judge(
@@ -476,7 +546,11 @@ MUTANTS: tuple[Mutant, ...] = (
         "self.regressed = self.log_e >= self.alarm / 2",
     ),
     records("two records have one number", 'f"{canary.key}/{number + i}"', 'f"{canary.key}/{number}"'),
-    records("looks that counted evidence are not kept", "if decision.tell or seen.scored:", "if decision.tell:"),
+    records(
+        "looks that counted evidence are not kept",
+        "if decision.tell or seen.scored or seen.spans:",
+        "if decision.tell:",
+    ),
     store("the version is not compared", "if current.version != version:", "if current.version < 0:"),
 )
 

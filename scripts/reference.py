@@ -59,11 +59,26 @@ PERMISSIONS = f"""\
 The Roles that `canaryd manifests canaryd` prints hold this and nothing else; `canaryd doctor` asks the API server for
 each verb, and the condition `Permitted` of a Canary names those that are missing.
 """
+PARTING = """
+## When a watched namespace is deleted
+
+A Canary has a finalizer, so that its service can be brought back when it is deleted, and a namespace takes the Role
+along that lets canaryd remove it. There is no right in other namespaces for that:
+
+- Kubernetes 1.33 and later deletes the pods of a namespace first and waits for them. canaryd sees that stable's pods
+  go, asks whether the namespace is being deleted (for that is `get` on `namespaces`; a Role permits it for its own
+  namespace only), and lets the Canaries go at once, while it still may. Nothing is brought back where everything goes.
+- Where there is no such time (Kubernetes before 1.33, or no pod of stable runs), or no canaryd, the Role may be gone
+  first. Then `kubectl get namespace NAME -o yaml` names the finalizer `canaryd.io/restore`, and an admin lets go:
+  `kubectl -n NAME patch canary API --type=merge -p '{"metadata": {"finalizers": null}}'`.
+- The cluster-wide form, and deleting the Canaries before the namespace, know no such case.
+"""
+
 NEVER = """
 ## Never
 
-- No verb on Secrets, Roles, bindings, Nodes, Namespaces or pods' logs and shells, and no wildcard. A Secret that a
-  Canary names in `workloads.deployment.config` needs a Role of its own ([how](kubernetes.md#configmaps-and-secrets)).
+- No verb on Secrets, Roles, bindings, Nodes or pods' logs and shells, and no wildcard. A Secret that a Canary names in
+  `workloads.deployment.config` needs a Role of its own ([how](kubernetes.md#configmaps-and-secrets)).
 - Nothing in a namespace that is not watched, and nothing in another namespace than that of the Canary for its sake.
 - A VirtualService or HTTPRoute is never created or deleted, a pod never touched.
 """
@@ -86,11 +101,17 @@ WORDS = {
     "Cluster.lease": "how the replicas agree on who leads",
     "Settings.state": "where the state is kept",
     "Settings.metrics": "where the counters come from",
+    "Settings.traces": "where traces come from",
     "Settings.web": "the daemon's own pages",
+    "Settings.dashboard": "pages for people, live ([how](dashboard.md))",
+    "Dashboard.auth": "who may look, and who may act",
+    "Dashboard.tls": "needed beyond loopback, unless `externalURL` begins with https://",
+    "Auth.proxy": "a proxy that signs people in",
     "Settings.log": "what the daemon writes to its error output",
     "Settings.retention": "which decision records are kept",
     "Settings.placebo": "stable pods judged as if they were canaries, in the background",
     "Settings.tellAgain": "how often a lasting hold is told again",
+    "Traces.jaeger": "a Jaeger query service",
     "Metrics.prometheus": "used when `source` is prometheus",
     "Metrics.scrape": "used when `source` is scrape",
     "Retention.days": "younger records are all kept",
@@ -109,6 +130,9 @@ LIMITS = {
     "LatencyMetric.tolerance": "more than 0%, at most 1000%",
     "LatencyMetric.margin": "at least `tolerance`, at most 1000%",
     "GaugeMetric.tolerance": "more than 0%, at most 1000%",
+    "TracesMetric.operations": "1 to 50",
+    "ArmValues.stable": "1 to 10",
+    "ArmValues.canary": "1 to 10, none of stable's",
     "Hook.command": "exactly one of command and webhook",
     "Hook.webhook": "exactly one of command and webhook",
     "Prometheus.timeout": "100ms to 5m",
@@ -116,8 +140,11 @@ LIMITS = {
     "Prometheus.lag": "0s to 1h",
     "Scrape.timeout": "100ms to 5m",
     "Scrape.urls": "1 to 1000",
+    "Cluster.restoreDeadline": "10s to 1d",
     "Settings.tellAgain": "1s to 30d",
     "Settings.canaries": "at most 100",
+    "Auth.session": "1m to 30d",
+    "Auth.anonymous": "`viewer` or `operator`",
 }
 
 
@@ -138,7 +165,7 @@ def permissions_page() -> str:
         PERMISSIONS,
         _needs(here, permissions.DAEMON, Scope.WATCHED),
         _needs("In its own namespace", permissions.DAEMON, Scope.OWN),
-        _needs("In every namespace, for when one is deleted", permissions.PARTING, Scope.CLUSTER),
+        PARTING,
         _people(),
         NEVER,
     ]

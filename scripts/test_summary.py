@@ -1,4 +1,4 @@
-"""One closing line for `make test`, which runs pytest three times: what passed, failed and was skipped in all.
+"""One closing line for `make test`, which runs pytest many times: what passed, failed and was skipped in all.
 
 Reads the JUnit files the runs have written; runs nothing and judges nothing (make stopped at a failure).
 """

@@ -70,6 +70,17 @@ def _metric(kind: str, name: str) -> st.SearchStrategy[dict[str, Any]]:
         return given({**known, "query": arms}, tolerance=percents(0.001, 1000))
     if kind == "query":
         return given({**known, "failures": arms, "total": arms}, tolerance=tolerances, margin=tolerances)
+    if kind == "traces":
+        return given(
+            {**known, "required": st.booleans()},
+            service=st.sampled_from(["api", "api.shop"]),
+            tag=st.sampled_from(["version", "service.version"]),
+            arms=st.just({"stable": ["v1", "v2"], "canary": ["v3"]}),
+            source=st.sampled_from(["auto", "spanmetrics", "traces"]),
+            spanmetrics=given({}, calls=st.just("calls_total"), durations=st.just("a:b_bucket")),
+            operations=st.integers(1, 50),
+            tolerance=tolerances,
+        )
     return given(
         known,
         tolerance=tolerances,
@@ -84,6 +95,7 @@ def _metric(kind: str, name: str) -> st.SearchStrategy[dict[str, Any]]:
 def _metrics(draw: st.DrawFn) -> list[dict[str, Any]]:
     kinds = draw(st.lists(st.sampled_from(["gauge", "query"]), max_size=4))
     kinds += draw(st.lists(st.sampled_from(["errors", "latency"]), unique=True, min_size=0 if "query" in kinds else 1))
+    kinds += draw(st.lists(st.just("traces"), max_size=1))
     called = draw(st.lists(names, min_size=len(kinds), max_size=len(kinds), unique=True))
     return [draw(_metric(kind, name)) for kind, name in zip(kinds, called, strict=True)]
 
@@ -197,6 +209,18 @@ def full(route: str = "istio") -> dict[str, Any]:
             {"name": "latency", "kind": "latency", "tolerance": "5%", "margin": "30%"},
             {"name": "memory", "kind": "gauge", "query": arms, "tolerance": "10%"},
             {"name": "orders", "kind": "query", "failures": arms, "total": arms, "tolerance": "5%", "margin": "25%"},
+            {
+                "name": "spans",
+                "kind": "traces",
+                "service": "api.shop",
+                "tag": "istio.canonical_revision",
+                "arms": {"stable": ["v1"], "canary": ["v2"]},
+                "source": "auto",
+                "spanmetrics": {"calls": "a_total", "durations": "a_bucket"},
+                "operations": 30,
+                "tolerance": "5% + 0.1pp",
+                "required": False,
+            },
         ],
         "alpha": "1%",
         "beta": "5%",
@@ -336,7 +360,7 @@ def _misfits() -> Iterator[Wrong]:
     whole = full()
     spec = ("spec",)
     metrics: list[dict[str, Any]] = whole["spec"]["metrics"]
-    errors, latency, gauge, query = metrics
+    errors, latency, gauge, query, _ = metrics
     other: dict[str, Any] = full("gateway")["spec"]["route"]
     both = {**whole["spec"]["route"], **other}
     deployment = ("spec", "workloads", "deployment")
@@ -425,6 +449,20 @@ def _misfits() -> Iterator[Wrong]:
     for key in ("httpFailures", "ignoreFlags", "grpcFailures"):
         for index, kind in ((1, "latency"), (2, "gauge"), (3, "query")):
             yield made(f"{kind} with {key}", (*spec, "metrics", index, key), errors[key], "metrics")
+    spans = (*spec, "metrics", 4)
+    for key, value in {
+        "service": "x" * 254,
+        "tag": "x" * 254,
+        "source": "jaeger",
+        "required": "yes",
+    }.items():
+        yield made(f"traces with a wrong {key}", (*spans, key), value, key)
+    yield made("a name of counters", (*spans, "spanmetrics", "calls"), "9 calls", "calls")
+    yield made("one value for both arms", (*spans, "arms"), {"stable": ["v1"], "canary": ["v1", "v2"]}, "canary")
+    yield made("no value", (*spans, "arms", "canary"), [], "canary")
+    yield made("an empty value", (*spans, "arms", "canary"), [""], "canary")
+    yield made("traces with margin", (*spans, "margin"), "25%", "metrics")
+    yield made("errors with operations", (*spec, "metrics", 0, "operations"), 30, "metrics")
     yield made("gauge with margin", (*spec, "metrics", 2, "margin"), "5%", "metrics")
     yield made("query with query", (*spec, "metrics", 3, "query"), gauge["query"], "metrics")
     yield made("codes under the former name", (*spec, "metrics", 0, "failures"), ["5xx"], "failures")
@@ -433,6 +471,9 @@ def _misfits() -> Iterator[Wrong]:
     yield made("only a gauge", (*spec, "metrics"), [gauge], "metrics")
     yield made("two of errors", (*spec, "metrics"), [errors, {**errors, "name": "e2"}], "metrics")
     yield made("two of latency", (*spec, "metrics"), [latency, {**latency, "name": "l2"}], "metrics")
+    yield made(
+        "two of traces", (*spec, "metrics"), [errors, *({"name": n, "kind": "traces"} for n in ("t1", "t2"))], "metrics"
+    )
     yield made("one name twice", (*spec, "metrics"), [errors, {**query, "name": "errors"}], "metrics")
     yield made("21 metrics", (*spec, "metrics"), [{**query, "name": f"q{i}"} for i in range(21)], "metrics")
     yield made("101 codes", (*spec, "metrics", 0, "httpFailures"), ["500"] * 101, "httpFailures")

@@ -25,13 +25,15 @@ def _lacks(marker: str) -> str | None:
         return envoy.HOW_TO_GET_IT
     if marker == "prometheus" and (prometheus.find() is None or shutil.which("promtool") is None):
         return prometheus.HOW_TO_GET_IT
+    if marker == "browser" and shutil.which("chromium") is None:
+        return "Chromium not found: apt-get install chromium"
     return None
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Before any fixture: skip, or fail where CI=true, what needs a part that is not here."""
-    for marker in ("envoy", "prometheus"):
+    for marker in ("envoy", "prometheus", "browser"):
         if item.get_closest_marker(marker) is None or (advice := _lacks(marker)) is None:
             continue
         counted = item.config.stash.setdefault(MISSING, {})

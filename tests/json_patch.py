@@ -20,14 +20,16 @@ def patched(obj: Any, operations: list[dict[str, Any]]) -> Any:
         parent = obj
         for part in above:
             parent = parent[int(part) if isinstance(parent, list) else part]
-        key: Any = int(last) if isinstance(parent, list) else last
+        key: Any = last
+        if isinstance(parent, list):
+            key = len(parent) if last == "-" else int(last)
         match operation["op"]:
             case "test":
                 there = parent.get(key) if isinstance(parent, dict) else parent[key]
                 if there != operation["value"]:
                     raise TestFailedError(operation["path"])
             case "add" if isinstance(parent, list):
-                raise NotImplementedError
+                parent.insert(key, copy.deepcopy(operation["value"]))
             case "add" | "replace":
                 assert operation["op"] == "add" or isinstance(parent, list) or key in parent
                 parent[key] = copy.deepcopy(operation["value"])

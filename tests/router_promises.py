@@ -25,7 +25,6 @@ class Scene(Protocol):
     router: TrafficRouter
     route: Route
     swaps: bool  # the workloads may change roles
-    adopts: bool  # a route to the service itself can be turned into a split
 
     def view(self, stable: str = BLUE, canary_workload: str = GREEN) -> RouteView:
         """What the router shows, once it can have seen everything that was written."""
@@ -33,11 +32,15 @@ class Scene(Protocol):
     def edit(self, weight: int) -> None:
         """A person changes the split to `weight` percent for GREEN."""
 
-    def plain(self) -> None:
-        """A person makes the route send everything to the service itself."""
-
     def another(self) -> TrafficRouter:
         """A router of a second process on the same route."""
+
+
+class PlainScene(Scene, Protocol):
+    """The same of a router that can turn a route to the service itself into a split."""
+
+    def plain(self) -> None:
+        """A person makes the route send everything to the service itself."""
 
 
 def test_a_route_that_canaryd_never_wrote_has_version_zero_and_no_stamp(scene: Scene) -> None:
@@ -146,15 +149,15 @@ def test_of_many_writers_at_once_the_highest_version_stands_in_the_end(scene: Sc
     assert not surprises
 
 
-def test_a_route_to_the_service_itself_is_adopted_with_everything_for_stable(scene: Scene) -> None:
-    _plain(scene)
-    view = scene.view()
+def test_a_route_to_the_service_itself_is_adopted_with_everything_for_stable(adopting: PlainScene) -> None:
+    adopting.plain()
+    view = adopting.view()
     assert (view.weight, view.adoptable, view.version) == (None, True, 0)
-    scene.router.adopt(scene.canary, scene.route, BLUE, GREEN, version=3)
-    view = scene.view()
+    adopting.router.adopt(adopting.canary, adopting.route, BLUE, GREEN, version=3)
+    view = adopting.view()
     assert (view.weight, view.adoptable, view.version, view.stamped_weight) == (0, False, 3, 0)
-    scene.router.set_weight(scene.canary, scene.route, BLUE, GREEN, 20, version=4)
-    assert scene.view().weight == 20
+    adopting.router.set_weight(adopting.canary, adopting.route, BLUE, GREEN, 20, version=4)
+    assert adopting.view().weight == 20
 
 
 def test_what_splits_already_is_not_adopted(scene: Scene) -> None:
@@ -164,37 +167,33 @@ def test_what_splits_already_is_not_adopted(scene: Scene) -> None:
     assert scene.view() == before
 
 
-def test_a_stale_writer_adopts_and_restores_nothing(scene: Scene) -> None:
-    _plain(scene)
-    scene.router.adopt(scene.canary, scene.route, BLUE, GREEN, version=8)
-    scene.router.set_weight(scene.canary, scene.route, BLUE, GREEN, 20, version=9)
-    before = scene.view()
+def test_a_stale_writer_adopts_and_restores_nothing(adopting: PlainScene) -> None:
+    adopting.plain()
+    adopting.router.adopt(adopting.canary, adopting.route, BLUE, GREEN, version=8)
+    adopting.router.set_weight(adopting.canary, adopting.route, BLUE, GREEN, 20, version=9)
+    before = adopting.view()
     with pytest.raises(RouteError):
-        scene.another().adopt(scene.canary, scene.route, BLUE, GREEN, version=8)
+        adopting.another().adopt(adopting.canary, adopting.route, BLUE, GREEN, version=8)
     with pytest.raises(FenceError):
-        scene.another().restore(scene.canary, scene.route, BLUE, GREEN, version=8)
-    assert scene.view() == before
+        adopting.another().restore(adopting.canary, adopting.route, BLUE, GREEN, version=8)
+    assert adopting.view() == before
 
 
-def test_an_adopted_route_is_restored_to_the_service_itself_and_can_be_adopted_anew(scene: Scene) -> None:
-    _plain(scene)
-    scene.router.adopt(scene.canary, scene.route, BLUE, GREEN, version=3)
-    scene.router.set_weight(scene.canary, scene.route, BLUE, GREEN, 20, version=4)
-    assert scene.router.restore(scene.canary, scene.route, BLUE, GREEN, version=5)
-    view = scene.view()
+def test_an_adopted_route_is_restored_to_the_service_itself_and_can_be_adopted_anew(adopting: PlainScene) -> None:
+    adopting.plain()
+    adopting.router.adopt(adopting.canary, adopting.route, BLUE, GREEN, version=3)
+    adopting.router.set_weight(adopting.canary, adopting.route, BLUE, GREEN, 20, version=4)
+    assert adopting.router.restore(adopting.canary, adopting.route, BLUE, GREEN, version=5)
+    view = adopting.view()
     assert (view.weight, view.adoptable, view.version) == (None, True, 0)
-    assert not scene.router.restore(scene.canary, scene.route, BLUE, GREEN, version=5)  # nothing is left to restore
-    scene.router.adopt(scene.canary, scene.route, BLUE, GREEN, version=1)
-    assert scene.view().version == 1
+    assert not adopting.router.restore(
+        adopting.canary, adopting.route, BLUE, GREEN, version=5
+    )  # nothing is left to restore
+    adopting.router.adopt(adopting.canary, adopting.route, BLUE, GREEN, version=1)
+    assert adopting.view().version == 1
 
 
 def test_a_route_that_was_not_adopted_keeps_its_split_when_it_is_restored(scene: Scene) -> None:
     scene.router.set_weight(scene.canary, scene.route, BLUE, GREEN, 30, version=4)
     assert not scene.router.restore(scene.canary, scene.route, BLUE, GREEN, version=5)
     assert scene.view().weight == 30
-
-
-def _plain(scene: Scene) -> None:
-    if not scene.adopts:
-        pytest.skip("it adopts nothing")
-    scene.plain()

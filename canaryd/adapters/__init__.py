@@ -38,9 +38,20 @@ HOOKS: Mapping[str, str] = {
     "runner": "canaryd.adapters.hooks:HookRunner",
 }
 NOTIFIERS: Mapping[str, str] = {
+    "apprise": "canaryd.adapters.apprise:AppriseNotifier",
     "events": "canaryd.adapters.kubernetes_events:KubernetesEvents",
     "log": "canaryd.adapters.log:LogNotifier",
     "memory": "canaryd.adapters.memory:MemoryNotifier",
+    "slack": "canaryd.adapters.slack:SlackBot",
+    "slackWebhook": "canaryd.adapters.slack:SlackWebhook",
+    "webhook": "canaryd.adapters.webhook:WebhookNotifier",
+}
+LISTENERS: Mapping[str, str] = {
+    "slackButtons": "canaryd.adapters.slack_buttons:SlackButtons",
+}
+TRACE_SOURCES: Mapping[str, str] = {
+    "jaeger": "canaryd.adapters.jaeger:JaegerSource",
+    "memory": "canaryd.adapters.memory:MemoryTraces",
 }
 
 

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from canaryd.deployments import leave, objects, promote
+from canaryd.deployments import edits, leave, objects, promote
 from canaryd.deployments.look import look
 from canaryd.deployments.pods import Tally, deployment_of, unreached
 from canaryd.deployments.shape import pinned, writes
@@ -149,6 +149,7 @@ class _Memory:
     left: dict[str, str] = field(default_factory=dict)  # contest → what is left to whoever undoes it
     asked: _Asked | None = None
     reached: str = ""  # whose pods were all seen behind their Service, and when
+    edited: tuple[tuple[object, ...], str] = ((), "")  # versions that were looked at, and what differs in them
 
 
 class DeploymentWorkloads:
@@ -217,6 +218,7 @@ class DeploymentWorkloads:
             detail="; ".join(notes),
             started=found.started,
             stable_revision=found.stable_revision,
+            versions=(objects.mesh_version(world.stable), objects.mesh_version(world.canary)),
             stable=found.stable,
             canary=found.canary,
             gone=found.gone,
@@ -304,6 +306,7 @@ class DeploymentWorkloads:
             config=config,
             unread=unread,
         )
+        world = replace(world, edited=self._edited(world))
         return world if world.canary is None else replace(world, known=self._asked(world))
 
     def _scaler(self, namespace: str, name: str, stable: str) -> JSON | None:
@@ -359,6 +362,21 @@ class DeploymentWorkloads:
                 told = last.revision
         memory.asked = _Asked(of, template, config, told)
         return told
+
+    def _edited(self, world: World) -> str:
+        """What somebody has changed in stable's template; asks for the pinned one only where the hash is another."""
+        if world.stable is None or world.config is None:
+            return ""
+        memory = self._memory(world)
+        parts = (world.canary, world.stable)
+        of = (*(part and part["metadata"].get("resourceVersion") for part in parts), digest(world.config))
+        if memory.edited[0] == of:
+            return memory.edited[1]
+        found = ""
+        if name := edits.named(world):
+            found = edits.edited(world, self._pins(world).get(objects.pin_name(world.doc.name, name)))
+        memory.edited = (of, found)
+        return found
 
     def _lacks(self, world: World, *, stable: bool) -> str:
         """Ready pods that the Service does not send to yet; "" when there is none, or that cannot be known.
@@ -493,12 +511,19 @@ class DeploymentWorkloads:
             self._look_again(world, write, version)
 
     def _create(self, world: World, write: Write) -> None:
-        """One that is there already was made by an earlier try of ours, or will be seen for what it is by the next."""
+        """One that is there already was made by an earlier try of ours, or will be seen for what it is by the next.
+
+        What is due after a Deployment may be another thing beside one that somebody else has made: it waits.
+        """
+        namespace = world.doc.metadata.namespace
         try:
-            self._put(world, write, self._client.create(write.kind, world.doc.metadata.namespace, write.body))
-        except KubeExistsError:
+            self._put(world, write, self._client.create(write.kind, namespace, write.body))
+        except KubeExistsError as e:
             if write.kind is CONTROLLER_REVISIONS:
                 self._put(world, write, write.body)
+            if write.kind is DEPLOYMENTS:
+                self._readers[DEPLOYMENTS].put(self._client.get(DEPLOYMENTS, namespace, write.name))
+                raise WorkloadError(f"Deployment {namespace}/{write.name} was made by somebody meanwhile") from e
 
     def _delete(self, world: World, write: Write) -> None:
         namespace, uid = world.doc.metadata.namespace, str(write.body.get("uid") or "")

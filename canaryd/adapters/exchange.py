@@ -21,12 +21,18 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Self
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from canaryd.errors import SourceError
 
 MAX_BYTES = 64 * 1024 * 1024  # of one answer; 50 canaries with 20 pods each need about 3
+MAX_SECRET = 64 * 1024  # characters of a bearer token or of a user and password
+
+
+class TooLargeError(SourceError):
+    """The answer is larger than allowed; whoever asks for less may get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +63,7 @@ class Answer:
     status: int
     reason: str
     body: bytes
+    retry_after: float | None = None  # seconds, where the server has said them
 
 
 def checked_url(url: str) -> SplitResult:
@@ -69,6 +76,11 @@ def checked_url(url: str) -> SplitResult:
     if not usable or any(c <= " " or c == "\x7f" for c in url):
         raise ValueError(f"{public(parts)!r} is not usable; use a URL such as http://prometheus:9090")
     return parts
+
+
+def _seconds(value: str | None) -> float | None:
+    """Of a Retry-After, up to an hour; a date is not understood."""
+    return min(float(value), 3600.0) if value is not None and value.strip().isdecimal() else None
 
 
 def host_and_port(parts: SplitResult) -> str:
@@ -89,6 +101,32 @@ def basic_authorization(parts: SplitResult) -> dict[str, str]:
         return {}
     pair = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
     return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+
+def bearer_authorization(path: str | None) -> dict[str, str]:
+    """The header of the bearer token as its file has it now; empty without a file. Raises SourceError."""
+    return {} if path is None else {"Authorization": f"Bearer {_secret(path, 'bearer token')}"}
+
+
+def basic_file_authorization(path: str | None) -> dict[str, str]:
+    """The header of the user and password, "user:password", as their file has them now. Raises SourceError."""
+    if path is None:
+        return {}
+    pair = _secret(path, "user:password")
+    if ":" not in pair:
+        raise SourceError(f"the file {path} holds no user:password; write both with a colon between")
+    return {"Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+
+
+def _secret(path: str, kind: str) -> str:
+    try:
+        with Path(path).open(encoding="utf-8", errors="replace") as file:
+            secret = file.read(MAX_SECRET + 1).strip()
+    except OSError as e:
+        raise SourceError(f"the {kind} file {path} cannot be read: {e.strerror}") from e
+    if not secret or len(secret) > MAX_SECRET or not all("!" <= c <= "~" for c in secret):
+        raise SourceError(f"the {kind} file {path} holds no {kind} of printable ASCII")
+    return secret
 
 
 class Connection:
@@ -169,7 +207,8 @@ class Connection:
             wanted = {**headers, "Accept-Encoding": "identity"}  # what is not compressed cannot explode
             self._http.request(method, target, body or None, wanted)
             with self._http.getresponse() as response:
-                outcome.set_result(Answer(response.status, response.reason, self._body(response)))
+                pause = _seconds(response.headers.get("Retry-After"))
+                outcome.set_result(Answer(response.status, response.reason, self._body(response), pause))
         except (OSError, http.client.HTTPException, ValueError, SourceError) as e:
             self._http.close()
             outcome.set_exception(e)
@@ -186,8 +225,8 @@ class Connection:
             raise self._too_large()
         return body
 
-    def _too_large(self) -> SourceError:
-        return SourceError(f"{self.name}: the answer is larger than {self._max_bytes / 1024 / 1024:g} MB")
+    def _too_large(self) -> TooLargeError:
+        return TooLargeError(f"{self.name}: the answer is larger than {self._max_bytes / 1024 / 1024:g} MB")
 
     def _cut(self) -> None:
         """Wake the thread that is left behind by ending its connection."""

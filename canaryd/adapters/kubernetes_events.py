@@ -89,6 +89,8 @@ class KubernetesEvents:
     notifiers have to say is not held up for ever.
     """
 
+    name = "events"
+
     def __init__(
         self,
         client: KubeClient,
@@ -106,6 +108,9 @@ class KubernetesEvents:
         self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
         self._complained: float | None = None
         self._log = structlog.get_logger("canaryd.events")
+
+    def probe(self) -> str:
+        return "Events are written by the right that canaryd doctor asks for elsewhere"
 
     def notify(self, record: Record) -> None:
         """Raises NotifyError when the API server could not be asked; a Canary that is gone needs to be told nothing."""

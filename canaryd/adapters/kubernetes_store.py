@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import accumulate
 from operator import itemgetter
@@ -35,6 +35,7 @@ from canaryd.kube.informer import Reader
 from canaryd.kube.packed import Chest, pack_chest, pack_state
 from canaryd.kube.unpacked import Unpacked
 from canaryd.model import Answer, Override, Record, Release, RolloutState, Stored
+from canaryd.ports import check_note, noted
 
 JSON = dict[str, Any]
 
@@ -57,6 +58,42 @@ class _Version(int):
         made = cls(number)
         made.uid, made.word = str(canary["metadata"]["uid"]), annotation_of(canary)
         return made
+
+
+@dataclass(slots=True)
+class _Pending:
+    """What notifiers have done since the last write of a status."""
+
+    since: datetime
+    told: set[str] = field(default_factory=set)  # ids that nobody need tell any more
+    heard: dict[str, set[str]] = field(default_factory=dict)  # id → notifiers that have told it
+    bodies: dict[str, Mapping[str, Any]] = field(default_factory=dict)  # id → body of an amended record
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def copy(self) -> _Pending:
+        heard = {id_: set(names) for id_, names in self.heard.items()}
+        return _Pending(self.since, set(self.told), heard, dict(self.bodies), dict(self.notes))
+
+    def put(self, chest: Chest) -> Chest:
+        """The chest with all of it."""
+        notes = chest.notes
+        for key, value in self.notes.items():
+            notes = noted(notes, key, value)
+        return replace(chest.amended(self.bodies).told_by(self.heard).told(self.told), notes=notes)
+
+    def without(self, written: _Pending, now: datetime) -> _Pending:
+        """What came after the copy that was written."""
+        heard = {id_: names - written.heard.get(id_, set()) for id_, names in self.heard.items()}
+        return _Pending(
+            now,
+            self.told - written.told,
+            {id_: names for id_, names in heard.items() if names},
+            {id_: body for id_, body in self.bodies.items() if written.bodies.get(id_) is not body},
+            {key: value for key, value in self.notes.items() if written.notes.get(key) != value},
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self.told or self.heard or self.bodies or self.notes)
 
 
 class KubernetesStore:
@@ -82,7 +119,7 @@ class KubernetesStore:
         self._companion = Companion(client)
         self._lock = RLock()  # of what is kept in memory below
         self._writers: dict[str, Lock] = {}  # one at a time for each Canary
-        self._told: set[str] = set()  # ids that are still owed in a status
+        self._pending: dict[str, _Pending] = {}  # uid → what the next write of its status carries along
         self._unkept: dict[str, datetime] = {}  # uid → when its status was saved and not kept
         self._moved: dict[str, dict[str, Record]] = {}  # canary → owed records that its companion holds
         self._nothing: dict[str, object] = {}  # uid → the text of records of which all that is owed has been told
@@ -105,7 +142,7 @@ class KubernetesStore:
         """
         believed = version if isinstance(version, _Version) else _Version.of(version, self._objects.find(canary))
 
-        def attempt(found: JSON) -> tuple[JSON, set[str]]:
+        def attempt(found: JSON) -> tuple[JSON, _Pending]:
             held = self._read.held(found)
             _check(found, held, believed, records)
             status, told = self._decided(found, held, state, records)
@@ -113,8 +150,7 @@ class KubernetesStore:
 
         with self._writing(canary):
             answer, told = self._objects.write(canary, attempt)
-        with self._lock:
-            self._told -= told
+        self._written(answer, told)
         self._check_saved(answer, version + 1)
         return _Version.of(version + 1, answer)
 
@@ -151,7 +187,10 @@ class KubernetesStore:
         found = self._objects.find(canary)
         wanted = frozenset(str(kind) for kind in kinds)
 
+        bodies = self._pending_of(found).bodies
+
         def chosen(records: Iterable[Record]) -> list[Record]:
+            records = (replace(r, body=bodies[r.id]) if r.id in bodies else r for r in records)
             return [r for r in records if (before is None or r.at <= before) and (not wanted or r.kind in wanted)]
 
         recent = self._read.held(found).chest.records
@@ -165,17 +204,15 @@ class KubernetesStore:
             latest += chosen(r for r in reversed(older) if (r.id, r.at) not in known)
         return tuple(latest[: max(limit, 0)])
 
-    def owed(self, limit: int = 100) -> tuple[Record, ...]:
+    def owed(self, limit: int = 100, by: str = "") -> tuple[Record, ...]:
         """See ports.StateStore. A Canary whose records cannot be read holds up nobody else's."""
-        with self._lock:
-            told = frozenset(self._told)
         owed: list[tuple[datetime, Record]] = []
         for found in self._owing():
             uid, text = str(found["metadata"]["uid"]), status_of(found).get("records")
             if self._nothing.get(uid) == text:
                 continue
-            records = self._owed_by(found, told)
-            if records is not None and not records:
+            records = self._owed_by(found, by)
+            if not by and records is not None and not records:
                 self._nothing[uid] = text
             if not records:
                 continue
@@ -183,26 +220,76 @@ class KubernetesStore:
             owed += zip(times, records, strict=True)
         return tuple(record for _, record in sorted(owed, key=itemgetter(0))[: max(limit, 0)])
 
-    def told(self, ids: Sequence[str]) -> None:
-        """Costs no write of its own: it is kept in memory until the next save, `prune` or `close` carries it along.
-        A daemon that dies before tells those again; KubernetesEvents recognises them.
+    def told(self, ids: Sequence[str], by: str = "", expected: Sequence[str] = ()) -> None:
+        """Costs no write of its own: it is kept in memory until the next save, `write_down` or `close` carries it
+        along. A daemon that dies before tells those again; KubernetesEvents recognises them.
         """
         wanted = set(ids)
         for found in self._owing() if wanted else ():
             try:
-                known = wanted.intersection(self._read.held(found).chest.owed)
+                chest = self._read.held(found).chest
             except StoreError:
                 continue  # whoever loads it says why
+            if not (known := wanted.intersection(chest.owed)):
+                continue
             with self._lock:
-                self._told |= known
+                pending = self._to_write(found)
+                for id_ in known if by else ():
+                    pending.heard.setdefault(id_, set()).add(by)
+                heard = {i: {*chest.heard.get(i, ()), *pending.heard.get(i, ())} for i in known}
+                pending.told |= {i for i in known if not by or heard[i].issuperset(expected)}
+
+    def amend(self, record: Record) -> None:
+        """See ports.StateStore. Carried along by the next write; two requests where the record has left the status."""
+        with self._writing(record.canary):
+            found = self._objects.find(record.canary)
+            if any(r.id == record.id for r in self._read.held(found).chest.records):
+                with self._lock:
+                    self._to_write(found).bodies[record.id] = record.body
+                return
+            try:
+                self._companion.amend(found, record)
+            except KubeError as e:
+                raise StoreError(f"{record.canary}: {record.id} is not amended: {e}") from e
+            with self._lock:
+                moved = self._moved.get(str(found["metadata"]["uid"]), {})
+                if record.id in moved:
+                    moved[record.id] = replace(moved[record.id], body=record.body)
+
+    def memo(self, canary: str) -> Mapping[str, str]:
+        """See ports.StateStore; no request."""
+        found = self._objects.find(canary)
+        return dict(self._pending_of(found).put(self._read.held(found).chest).notes)
+
+    def remember(self, canary: str, key: str, value: str) -> None:
+        """See ports.StateStore. Carried along by the next write."""
+        check_note(key, value)
+        found = self._objects.find(canary)
+        if self.memo(canary).get(key, "") != value:
+            with self._lock:
+                pending = self._to_write(found)
+                pending.notes.pop(key, None)
+                pending.notes[key] = value
+
+    def write_down(self, after: timedelta = timedelta(0)) -> None:
+        """Writes what notifiers have done where no save has carried it along for so long: one PATCH for each Canary."""
+        now = self._clock()
+        for found in self._objects.all():
+            pending = self._pending_of(found)
+            if not pending or now - pending.since < after:
+                continue
+            try:
+                self._write_down_pending(key_of(found))
+            except StoreError as e:
+                log.info("what was told is written down later", canary=key_of(found), error=str(e))
 
     def prune(self, keep_after: datetime, keep_at_least: int) -> int:
         """Forgets nothing (what is kept is bounded by its size); writes down what was told since the last saves."""
-        for found in self._owing():
-            try:
-                self._write_down_told(key_of(found))
-            except StoreError as e:
-                log.info("what was told is written down later", canary=key_of(found), error=str(e))
+        self.write_down()
+        there = {str(found["metadata"]["uid"]) for found in self._objects.all()}
+        with self._lock:
+            for gone in self._pending.keys() - there:
+                del self._pending[gone]
         return 0
 
     # ── for the commands of people ───────────────────────────────────────────────────────────────────────────
@@ -229,7 +316,7 @@ class KubernetesStore:
     def close(self) -> None:
         """Writes down what was told, as far as that is possible now."""
         with self._lock:
-            if not self._told:
+            if not any(self._pending.values()):
                 return
         try:
             self.prune(self._clock(), 0)
@@ -300,18 +387,40 @@ class KubernetesStore:
         """Told from a plain field, so that looking through ten thousand idle Canaries unpacks none of them."""
         return tuple(found for found in self._objects.all() if status_of(found).get("owed"))
 
-    def _owed_by(self, found: JSON, told: frozenset[str]) -> list[Record] | None:
+    def _owed_by(self, found: JSON, by: str) -> list[Record] | None:
         """None where it cannot be read now."""
+        pending = self._pending_of(found)
         try:
-            chest = self._read.held(found).chest
-            ids = [id_ for id_ in chest.owed if id_ not in told]
+            chest = pending.put(self._read.held(found).chest)
+            ids = [id_ for id_ in chest.owed if not by or by not in chest.heard.get(id_, ())]
             here: Mapping[str, Record] = {r.id: r for r in chest.records}
             if any(id_ not in here for id_ in ids):
-                here = {**self._in_companion(found, ids), **here}
+                here = {**self._in_companion(found, chest.owed), **here}
         except (StoreError, KubeError) as e:
             log.warning("what is owed cannot be read", canary=key_of(found), error=str(e))
             return None
+        if lost := {id_ for id_ in ids if id_ not in here}:  # somebody removed the companion
+            log.error("never told", canary=key_of(found), records=sorted(lost), error="their records are gone")
+            with self._lock:
+                self._to_write(found).told |= lost
         return [here[id_] for id_ in ids if id_ in here]
+
+    def _pending_of(self, found: JSON) -> _Pending:
+        """A copy."""
+        with self._lock:
+            held = self._pending.get(str(found["metadata"]["uid"]))
+            return held.copy() if held is not None else _Pending(self._clock())
+
+    def _to_write(self, found: JSON) -> _Pending:
+        """The thing itself, with the lock held."""
+        return self._pending.setdefault(str(found["metadata"]["uid"]), _Pending(self._clock()))
+
+    def _written(self, answer: JSON, written: _Pending) -> None:
+        uid = str(answer["metadata"]["uid"])
+        with self._lock:
+            if uid in self._pending:
+                left = self._pending[uid].without(written, self._clock())
+                self._pending.pop(uid) if not left else self._pending.update({uid: left})
 
     def _in_companion(self, found: JSON, ids: Sequence[str]) -> Mapping[str, Record]:
         """Owed records that have left the status: from memory, after a new start from the companion, once."""
@@ -360,8 +469,8 @@ class KubernetesStore:
 
     def _decided(
         self, found: JSON, held: statuses.Held, state: RolloutState, records: Sequence[Record]
-    ) -> tuple[JSON, set[str]]:
-        """The whole status after a decision, and which of the ids that were told are written down in it."""
+    ) -> tuple[JSON, _Pending]:
+        """The whole status after a decision, and what notifiers have done that is written down in it."""
         at = state.ticked or self._clock()
         heard = self._read.heard(found)
         new = heard.without(held.answered)
@@ -376,37 +485,42 @@ class KubernetesStore:
             status["lastOverride"] = statuses.last_override(answers[said[-1].id], said[-1], at)
         elif new.refusals:
             status["lastOverride"] = statuses.last_override(new.refusals[-1], None, at)
-        with self._lock:
-            told = self._told.intersection(held.chest.owed)
-        chest = held.chest.told(told).answered(said, state.answered)
+        pending = self._pending_of(found)
+        chest = pending.put(held.chest).answered(said, state.answered)
         self._put_records(found, status, chest, records)
-        return status, told
+        return status, pending
 
     def _put_records(self, found: JSON, status: JSON, chest: Chest, records: Sequence[Record]) -> None:
         """Adds the records to the status; where there is no room, the older ones go to the companion first."""
         full = chest.plus(records)
         status["owed"], status["records"] = len(full.owed), ""
-        text, only_new = pack_chest(full), pack_chest(replace(full, records=tuple(records)))
-        # However large they are, two looks in a row do not each write the companion.
-        room = max(min(RECORDS, WHOLE - len(json.dumps(status))), 2 * len(only_new))
-        if len(text) > room and chest.records and self._move(found, chest, len(text)):
-            text = only_new
+        text = pack_chest(full)
+        if len(text) > min(RECORDS, WHOLE - len(json.dumps(status))) and chest.records:
+            # However large they are, two looks in a row do not each write the companion.
+            newest = pack_chest(replace(full, records=tuple(records[-1:])))
+            if len(text) > 2 * len(newest) and self._move(found, chest, len(text)):
+                text = pack_chest(replace(full, records=tuple(records)))
         status["records"] = text
 
     def _move(self, found: JSON, chest: Chest, size: int) -> bool:
         """Whether older records may leave the status: they are in the companion, or there is no other way."""
-        canary = key_of(found)
+        canary, uid = key_of(found), str(found["metadata"]["uid"])
+        owed = {r.id: r for r in chest.records if r.id in chest.owed}
         try:
-            self._companion.move(found, chest.records)
+            if len(owed) < len(chest.owed):
+                owed = {**self._in_companion(found, chest.owed), **owed}
+            owed = {id_: r for id_, r in owed.items() if id_ in chest.owed}
+            self._companion.move(found, chest.records, tuple(owed.values()))
         except (KubeError, StoreError) as e:
             log.warning("older decisions stay in the status", canary=canary, error=str(e))
             if size <= MOST_RECORDS:
                 return False
             log.error("older decisions are lost", canary=canary, records=len(chest.records))  # noqa: TRY400
-        owed = {r.id: r for r in chest.records if r.id in chest.owed}
-        if owed:
-            with self._lock:
-                self._moved.setdefault(str(found["metadata"]["uid"]), {}).update(owed)
+        with self._lock:
+            if owed:
+                self._moved[uid] = owed
+            else:
+                self._moved.pop(uid, None)
         return True
 
     def _set(self, canary: str, condition: statuses.Condition, *, all_of_them: bool = False) -> None:
@@ -426,23 +540,20 @@ class KubernetesStore:
         with self._writing(canary):
             self._objects.write(canary, attempt)
 
-    def _write_down_told(self, canary: str) -> None:
-        """Takes out of the status what was told since its last save; a failure leaves it for the next time."""
+    def _write_down_pending(self, canary: str) -> None:
+        """Puts into the status what was told since its last save; a failure leaves it for the next time."""
 
-        def attempt(found: JSON) -> set[str]:
-            chest = self._read.held(found).chest
-            with self._lock:
-                told = self._told.intersection(chest.owed)
-            if told:
-                chest = chest.told(told)
-                change = fields(found, records=pack_chest(chest), owed=len(chest.owed))
-                self._objects.patch_status(found, change, hearing=False)
-            return told
+        def attempt(found: JSON) -> tuple[JSON, _Pending]:
+            pending, held = self._pending_of(found), self._read.held(found)
+            chest = pending.put(held.chest)
+            if not held.version or chest == held.chest:  # a status without a state is the next save's to write
+                return found, pending if held.version else _Pending(pending.since)
+            change = fields(found, records=pack_chest(chest), owed=len(chest.owed))
+            return self._objects.patch_status(found, change, hearing=False), pending
 
         with self._writing(canary):
-            told = self._objects.write(canary, attempt)
-        with self._lock:
-            self._told -= told
+            answer, written = self._objects.write(canary, attempt)
+        self._written(answer, written)
 
 
 def _check(found: JSON, held: statuses.Held, believed: _Version, records: Sequence[Record]) -> None:

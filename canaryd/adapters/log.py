@@ -12,6 +12,11 @@ _LEVELS = {"warning": "warning", "critical": "error"}  # severity of the record 
 class LogNotifier:
     """ports.Notifier. The event is "decision"; the sentence is the same as everywhere else."""
 
+    name = "log"
+
+    def probe(self) -> str:
+        return "is never refused"
+
     def notify(self, record: Record) -> None:
         level = _LEVELS.get(str(record.body.get("severity", "")), "info")
         getattr(structlog.get_logger(), level)(

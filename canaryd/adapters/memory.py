@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from threading import RLock
 from typing import NamedTuple
 
 import numpy as np
 
+from canaryd.adapters.span_series import SpanClaims
 from canaryd.counts import UNREACHED
 from canaryd.errors import (
     CanarydError,
@@ -43,8 +44,9 @@ from canaryd.model import (
     Stored,
     WorkloadView,
 )
-from canaryd.policy import Canary, Hook, Route
-from canaryd.ports import CountsAnswer, CountsQuery
+from canaryd.policy import Canary, Hook, Route, SpanMetrics
+from canaryd.ports import CountsAnswer, CountsQuery, TraceAnswer, TraceQuery, check_note, noted
+from canaryd.spans import Span, settle
 
 # Envoy's and Istio's default histogram edges in milliseconds; a bucket counts durations <= its edge
 EDGES_MS = (
@@ -115,6 +117,7 @@ class _Snapshot:
     buckets: Mapping[_Histogram, Floats]  # (edges,), cumulative
     told: Mapping[tuple[str, str], float]  # (template, pod) -> value
     lost: Mapping[_Loss, float]
+    spans: Mapping[tuple[tuple[str, str], ...], float]  # labels as a collector has them -> value
 
     def reading(self, at: datetime, query: CountsQuery, edges: tuple[float, ...]) -> Reading:
         """What the query may see of it, with workloads turned into arms."""
@@ -138,7 +141,9 @@ class _Snapshot:
             if arm_lost := services.get(loss.service):
                 key = CounterKey(arm_lost, loss.exporter, "", UNREACHED, loss.code, loss.flags, "", 0.0)
                 counters[key] = value
-        return Reading(at, counters)
+        claims = SpanClaims([query])
+        spans = {key: value for labels, value in self.spans.items() for _, key in claims.of(dict(labels))}
+        return Reading(at, counters, spans)
 
 
 class MemoryMetrics(_Breakable):
@@ -177,6 +182,7 @@ class MemoryMetrics(_Breakable):
         self._buckets: dict[_Histogram, Floats] = {}
         self._told: dict[tuple[str, str], float] = {}
         self._lost: dict[_Loss, float] = {}
+        self._spans: dict[tuple[tuple[str, str], ...], float] = {}
         self.refused: dict[str, str] = {}  # template -> why it is not answered
         self.failed: dict[str, str] = {}  # canary -> why nothing is answered for it, though for others
         self._mute: frozenset[str] | None = frozenset()  # workloads without series; None: all of them
@@ -223,6 +229,29 @@ class MemoryMetrics(_Breakable):
                 loss = _Loss(service, exporter, code, flags)
                 self._lost[loss] = self._lost.get(loss, 0.0) + n
 
+    def span(
+        self,
+        service: str,
+        name: str,
+        ms: float = 12.0,
+        *,
+        failed: bool = False,
+        collector: str = "collector",
+        **tags: str,
+    ) -> None:
+        """A collector counts a span that the service served; `tags` are labels such as istio_canonical_revision."""
+        labels = {"service_name": service, "span_name": name, "span_kind": "SPAN_KIND_SERVER", "instance": collector}
+        labels |= {"status_code": "STATUS_CODE_ERROR" if failed else "STATUS_CODE_UNSET", **tags}
+        names = SpanMetrics()
+        with self._lock:
+            self._count_span({**labels, "__name__": names.calls}, 1.0)
+            for edge in self._edges:
+                self._count_span({**labels, "__name__": names.durations, "le": f"{edge}"}, float(ms <= edge))
+
+    def _count_span(self, labels: Mapping[str, str], n: float) -> None:
+        key = tuple(sorted(labels.items()))
+        self._spans[key] = self._spans.get(key, 0.0) + n
+
     def tell(self, template: str, pod: str, value: float | None) -> None:
         """What a template, as it is written in the document, is worth for a pod from now on; None: no series."""
         with self._lock:
@@ -241,6 +270,7 @@ class MemoryMetrics(_Breakable):
                 {h: v for h, v in self._buckets.items() if not self._is_mute(h.workload)},
                 dict(self._told),
                 dict(self._lost),
+                dict(self._spans),
             )
             self._order.append(to)
             while len(self._order) > self._retention:
@@ -252,6 +282,7 @@ class MemoryMetrics(_Breakable):
             self._requests.update({s: 0.0 for s in self._requests if s.exporter == exporter})
             self._buckets.update({h: np.zeros(len(self._edges)) for h in self._buckets if h.exporter == exporter})
             self._lost.update({x: 0.0 for x in self._lost if x.exporter == exporter})
+            self._spans.update({x: 0.0 for x in self._spans if ("instance", exporter) in x})
 
     def vanish(self, pod: str) -> None:
         """All series of a pod are gone from the next tick on; when it serves again, it starts at zero."""
@@ -513,9 +544,14 @@ class MemoryNotifier(_Breakable):
 
     _error = NotifyError
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "memory") -> None:
         super().__init__()
+        self.name = name
         self.told: list[Record] = []
+
+    def probe(self) -> str:
+        self._check()
+        return "keeps what it is told"
 
     def notify(self, record: Record) -> None:
         with self._lock:
@@ -523,15 +559,52 @@ class MemoryNotifier(_Breakable):
             self.told.append(record)
 
 
+# ── traces ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class MemoryTraces(_Breakable):
+    """Spans that were put in, found again. `most` is how many traces it can give in one answer."""
+
+    _error = SourceError
+
+    def __init__(self, lag: timedelta = timedelta(seconds=5), base: str = "", most: int = 10_000) -> None:
+        super().__init__()
+        self.lag = lag
+        self.asked: list[TraceQuery] = []
+        self._base, self._most = base.rstrip("/"), most
+        self._spans: dict[str, list[Span]] = {}  # trace -> spans
+
+    def put(self, *spans: Span) -> None:
+        """These have arrived."""
+        with self._lock:
+            for span in spans:
+                self._spans.setdefault(span.trace, []).append(span)
+
+    def find(self, query: TraceQuery) -> TraceAnswer:
+        with self._lock:
+            self._check()
+            self.asked.append(query)
+            found = [spans for spans in self._spans.values() if query.wants(spans)]
+        found.sort(key=lambda spans: max(s.start for s in spans), reverse=True)
+        most = min(query.limit, self._most) if query.newest else self._most
+        settled = settle(s for spans in found[:most] for s in spans)
+        note = f"truncated: the newest {most} of {len(found)} traces" if len(found) > most else ""
+        return TraceAnswer(settled.spans, not note, note)
+
+    def url(self, trace: str) -> str:
+        return f"{self._base}/trace/{trace}" if self._base else ""
+
+
 # ── state ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @dataclass(slots=True)
 class _Kept:
-    """A record and whether it is still owed to the notifiers."""
+    """A record, whether it is still owed to the notifiers, and which of them have told it."""
 
     record: Record
     owed: bool
+    heard: set[str] = field(default_factory=set)
 
 
 class MemoryStore(_Breakable):
@@ -545,6 +618,7 @@ class MemoryStore(_Breakable):
         self._stored: dict[str, Stored] = {}
         self._said: dict[str, tuple[str, Override, Answer | None]] = {}  # override id -> canary, word, answer
         self._records: dict[str, _Kept] = {}  # record id -> record, in the order of saving
+        self._notes: dict[str, dict[str, str]] = {}  # canary -> notes, the oldest first
         self._beat: tuple[str, datetime] | None = None
 
     def load(self, canary: str) -> Stored:
@@ -601,18 +675,42 @@ class MemoryStore(_Breakable):
             ]
             return tuple(found[: max(limit, 0)])
 
-    def owed(self, limit: int = 100) -> tuple[Record, ...]:
+    def owed(self, limit: int = 100, by: str = "") -> tuple[Record, ...]:
         with self._lock:
             self._check()
-            return tuple([k.record for k in self._records.values() if k.owed][: max(limit, 0)])
+            found = [k.record for k in self._records.values() if k.owed and (not by or by not in k.heard)]
+            return tuple(found[: max(limit, 0)])
 
-    def told(self, ids: Sequence[str]) -> None:
+    def told(self, ids: Sequence[str], by: str = "", expected: Sequence[str] = ()) -> None:
         with self._lock:
             self._check()
-            for id_ in ids:
-                if id_ in self._records:
-                    self._records[id_].owed = False
+            for kept in (self._records[id_] for id_ in ids if id_ in self._records):
+                if kept.owed and (not by or by not in kept.heard or kept.heard.issuperset(expected)):
+                    kept.heard |= {by} if by else set()
+                    kept.owed = bool(by) and not kept.heard.issuperset(expected)
                     self._mark += 1
+
+    def amend(self, record: Record) -> None:
+        with self._lock:
+            self._check()
+            kept = self._records.get(record.id)
+            if kept is not None and kept.record.body != record.body:
+                kept.record = replace(kept.record, body=record.body)
+                self._mark += 1
+
+    def memo(self, canary: str) -> Mapping[str, str]:
+        with self._lock:
+            self._check()
+            return dict(self._notes.get(canary, {}))
+
+    def remember(self, canary: str, key: str, value: str) -> None:
+        check_note(key, value)
+        with self._lock:
+            self._check()
+            notes = self._notes.setdefault(canary, {})
+            if notes.get(key, "") != value:
+                self._notes[canary] = noted(notes, key, value)
+                self._mark += 1
 
     def prune(self, keep_after: datetime, keep_at_least: int) -> int:
         with self._lock:

@@ -67,8 +67,9 @@ class PerServerSource:
         for server, theirs in asked.items():
             if server in self._desks:
                 answers |= self._desks[server].answers(theirs, until)
-        if all(answer.failed for answer in answers.values()):
-            raise SourceError(next(answer.failed for answer in answers.values())) from next(iter(errors), None)
+        whys = {answer.failed for answer in answers.values()}
+        if len(whys) == 1 and (why := next(iter(whys))):  # else each has its own, which is nobody else's business
+            raise SourceError(why) from next(iter(errors), None)
         return answers
 
     def _begin(self, asked: Mapping[str, Sequence[CountsQuery]]) -> list[tuple[CountsQuery, str]]:

@@ -22,7 +22,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import requests
@@ -30,7 +29,7 @@ from prometheus_api_client import PrometheusConnect
 from prometheus_api_client.exceptions import PrometheusApiClientException
 from requests.adapters import BaseAdapter
 
-from canaryd.adapters.exchange import MAX_BYTES, Answer, Connection, Deadline, checked_url
+from canaryd.adapters.exchange import MAX_BYTES, Answer, Connection, Deadline, bearer_authorization, checked_url
 from canaryd.adapters.series import (
     CLIENT,
     REPLICA_LABELS,
@@ -43,8 +42,9 @@ from canaryd.adapters.series import (
     is_counted,
     unreached_key,
 )
+from canaryd.adapters.span_series import KINDS, SpanClaims
 from canaryd.errors import SourceError
-from canaryd.model import Arm, CounterKey
+from canaryd.model import Arm, CounterKey, Reading
 from canaryd.policy import ErrorSource
 from canaryd.ports import CountsAnswer, CountsQuery, Template
 
@@ -52,9 +52,9 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 CANARIES_PER_REQUEST = 50  # of raw series
+SPANS_PER_REQUEST = 20  # canaries whose counters of spans are asked for at once
 RECORDED_PER_REQUEST = 200  # of recorded ones, of which there are few for each pod
 POINTS_PER_REQUEST = 500
-MAX_TOKEN = 64 * 1024  # characters of a bearer token
 MAX_SERIES = 2000  # of one template
 MAX_STARTS = 500  # pods whose start is asked for at once
 MAX_REMEMBERED = 20_000
@@ -132,6 +132,9 @@ class PrometheusSource:
             asking = self._counted(server, self._known(server, asked, failed), failed)
             for ask in asking:  # after all counts: a slow template delays nobody's errors
                 ask.fill_in_templates()
+            for ask in asking:  # last, because they decide least
+                ask.count_spans()
+            for ask in asking:
                 answers |= self._with_starts(server, ask)
         if len(failed) == len({query.canary for query in asked}):
             raise next(iter(failed.values()))
@@ -240,16 +243,7 @@ class PrometheusSource:
 
     def authorization(self) -> dict[str, str]:
         """The header of the bearer token as its file has it now; empty without one. Raises SourceError."""
-        if self._bearer_file is None:
-            return {}
-        try:
-            with Path(self._bearer_file).open(encoding="utf-8", errors="replace") as file:
-                token = file.read(MAX_TOKEN + 1).strip()
-        except OSError as e:
-            raise SourceError(f"the bearer token file {self._bearer_file} cannot be read: {e.strerror}") from e
-        if not token or len(token) > MAX_TOKEN or not all("!" <= c <= "~" for c in token):
-            raise SourceError(f"the bearer token file {self._bearer_file} holds no token of printable ASCII")
-        return {"Authorization": f"Bearer {token}"}
+        return bearer_authorization(self._bearer_file)
 
 
 def _header(name: str, value: str) -> str:
@@ -367,6 +361,17 @@ def _reach(group: Sequence[CountsQuery]) -> str:
     return f"{max(1, group[0].step // MILLISECOND - 1)}ms"
 
 
+def _spans_of(group: Sequence[CountsQuery]) -> str:
+    """Raw counters of the spans that the group's services served."""
+    asked = [query.spans for query in group if query.spans is not None]
+    names = [name for spans in asked for name in (spans.calls, spans.durations)]
+    services = [spans.service for spans in asked]
+    return (
+        f"last_over_time({{__name__=~{_one_of(names)},service_name=~{_one_of(services)},"
+        f"span_kind=~{_one_of(KINDS)}}}[{_reach(group)}])"
+    )
+
+
 def _sent_to(group: Sequence[CountsQuery]) -> str:
     """Matchers of what clients report of requests to all the group's Services; "" when it has none."""
     services = [name for query in group for name in (query.stable_service, query.canary_service) if name]
@@ -467,6 +472,7 @@ class _Asking:
         self._grid = _Grid.over(self._group[0].points, self._group[0].step)
         self._claims = Claims(self._group)
         self._tally = Tally()
+        self._spans = Tally()
 
     def count(self, *, in_haste: bool = False) -> None:
         """Reads requests and durations; `in_haste`: others wait, so half of the time must do. Raises SourceError."""
@@ -499,11 +505,37 @@ class _Asking:
                 for key, part, kept in samples:
                     self._tally.add(query.canary, key, part, kept)
 
+    def count_spans(self) -> None:
+        """Reads what a collector counted of spans; what fails takes the metrics that need it out, and nothing else."""
+        asking = [query for query in self._group if query.spans is not None]
+        for i in range(0, len(asking), SPANS_PER_REQUEST):
+            chunk = asking[i : i + SPANS_PER_REQUEST]
+            claims = SpanClaims(chunk)
+            try:
+                with self._server.understood():
+                    found = [
+                        (canary, key, series["metric"], self._samples(series))
+                        for series in self._series(_spans_of(chunk), share=0.5)
+                        for canary, key in claims.of(series["metric"])
+                    ]
+            except SourceError as e:
+                for query in chunk:
+                    if query.spans is not None:
+                        self._unseen[query.canary][query.spans.metric] = str(e)
+                continue
+            for canary, key, labels, samples in found:
+                self._spans.add(canary, key, _without_replica(labels), samples)
+
+    def _readings(self, canary: str) -> tuple[Reading, ...]:
+        """Of the counters of requests, with those of spans beside them."""
+        spans = {reading.at: reading.counters for reading in self._spans.readings(canary)}
+        return tuple(replace(r, spans=spans.get(r.at, {})) for r in self._tally.readings(canary))
+
     def answers(self) -> dict[str, CountsAnswer]:
         """One for each query of the group."""
         return {
             query.canary: CountsAnswer(
-                self._tally.readings(query.canary),
+                self._readings(query.canary),
                 "; ".join(filter(None, (self._claims.note(query), self._bucket_note(query)))),
                 unseen=self._unseen[query.canary],
             )

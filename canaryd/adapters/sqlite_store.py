@@ -11,8 +11,9 @@ import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import RLock
@@ -23,6 +24,7 @@ from urllib.parse import quote
 from canaryd.codec import decode, encode
 from canaryd.errors import ConflictError, StoreError
 from canaryd.model import Answer, Override, Record, Release, RolloutState, Stored
+from canaryd.ports import MOST_NOTES, check_note
 
 T = TypeVar("T")
 
@@ -46,6 +48,15 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX records_of_canary ON records (canary, seq)",
         "CREATE INDEX records_owed ON records (seq) WHERE owed",
         "CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT, WITHOUT ROWID",
+    ),
+    (
+        """CREATE TABLE heard (
+            record TEXT NOT NULL, notifier TEXT NOT NULL, PRIMARY KEY (record, notifier)
+        ) STRICT, WITHOUT ROWID""",
+        """CREATE TABLE notes (
+            seq INTEGER PRIMARY KEY AUTOINCREMENT, canary TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL,
+            UNIQUE (canary, key)
+        ) STRICT""",
     ),
 )
 
@@ -176,14 +187,57 @@ class SqliteStore:
             ).fetchall()
         return tuple(self._decoded(Record, body, f"a record of {canary}") for (body,) in rows)
 
-    def owed(self, limit: int = 100) -> tuple[Record, ...]:
+    def owed(self, limit: int = 100, by: str = "") -> tuple[Record, ...]:
         with self._reading() as db:
-            rows = db.execute("SELECT body FROM records WHERE owed ORDER BY seq LIMIT ?", (max(limit, 0),)).fetchall()
+            rows = db.execute(
+                "SELECT body FROM records WHERE owed AND (?1 = '' OR NOT EXISTS"
+                " (SELECT 1 FROM heard WHERE record = records.id AND notifier = ?1)) ORDER BY seq LIMIT ?2",
+                (by, max(limit, 0)),
+            ).fetchall()
         return tuple(self._decoded(Record, body, "an owed record") for (body,) in rows)
 
-    def told(self, ids: Sequence[str]) -> None:
+    def told(self, ids: Sequence[str], by: str = "", expected: Sequence[str] = ()) -> None:
+        wanted, names = [(id_,) for id_ in ids], json.dumps(list(expected))
         with self._writing() as db:
-            db.executemany("UPDATE records SET owed = 0 WHERE id = ? AND owed", [(id_,) for id_ in ids])
+            if by:
+                db.executemany(
+                    "INSERT OR IGNORE INTO heard SELECT id, ?2 FROM records WHERE id = ?1 AND owed",
+                    [(id_, by) for (id_,) in wanted],
+                )
+                owing = "SELECT 1 FROM json_each(?1) WHERE value NOT IN (SELECT notifier FROM heard WHERE record = ?2)"
+                wanted = [(id_,) for (id_,) in wanted if not db.execute(owing, (names, id_)).fetchone()]
+            db.executemany("UPDATE records SET owed = 0 WHERE id = ? AND owed", wanted)
+            db.executemany("DELETE FROM heard WHERE record = ?", wanted)
+
+    def amend(self, record: Record) -> None:
+        with self._writing() as db:
+            row = db.execute("SELECT body FROM records WHERE id = ?", (record.id,)).fetchone()
+            if row is None:
+                return
+            kept = self._decoded(Record, row[0], f"a record of {record.canary}")
+            text = _encoded(replace(kept, body=record.body))
+            if text != row[0]:
+                db.execute("UPDATE records SET body = ? WHERE id = ?", (text, record.id))
+
+    def memo(self, canary: str) -> Mapping[str, str]:
+        with self._reading() as db:
+            return dict(db.execute("SELECT key, value FROM notes WHERE canary = ? ORDER BY seq", (canary,)).fetchall())
+
+    def remember(self, canary: str, key: str, value: str) -> None:
+        check_note(key, value)
+        with self._writing() as db:
+            if db.execute(
+                "SELECT 1 FROM notes WHERE canary = ? AND key = ? AND value = ?", (canary, key, value)
+            ).fetchone():
+                return
+            db.execute("DELETE FROM notes WHERE canary = ? AND key = ?", (canary, key))
+            if value:
+                db.execute("INSERT INTO notes (canary, key, value) VALUES (?, ?, ?)", (canary, key, value))
+            db.execute(
+                "DELETE FROM notes WHERE canary = ?1 AND seq NOT IN"
+                " (SELECT seq FROM notes WHERE canary = ?1 ORDER BY seq DESC LIMIT ?2)",
+                (canary, MOST_NOTES),
+            )
 
     def prune(self, keep_after: datetime, keep_at_least: int) -> int:
         with self._writing() as db:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from canaryd.adapters.route_splits import Arms, Place, Role, Target
 from canaryd.adapters.route_stamps import JSON, dicts
-from canaryd.errors import RouteError
+from canaryd.errors import RouteError, RouteRefusedError
 from canaryd.policy import Destination, Istio
 
 SECTION, FIELD = "http", "route"
@@ -47,7 +47,7 @@ def istio_arms(istio: Istio, namespace: str, stable: str, canary: str, domain: s
     def target(given: Destination, default: str, key: str) -> Target:
         host = given.host or (canary if given.subset else default)
         if other := foreign_namespace(host, namespace):
-            raise RouteError(
+            raise RouteRefusedError(
                 f'spec.route.istio.{key}.host: "{host}" is in namespace {other}; '
                 f"a Canary routes only in its own, {namespace}"
             )

@@ -29,6 +29,8 @@ COMMANDS: Mapping[str, tuple[str, str, str]] = {
     "status": ("status", "status", "Show where every canary is, or one with its evidence."),
     "get": ("get", "get", "List canaries, short."),
     "explain": ("explain", "explain", "Say why the latest decision, or an earlier one, was made."),
+    "report": ("report", "report", "Write down one rollout: what happened, why, what now."),
+    "traces": ("traces", "traces", "Show what traces say about a rollout."),
     "promote": ("say", "promote", "Take the next step now, or with --full go all the way."),
     "abort": ("say", "abort", "Roll back now."),
     "pause": ("say", "pause", "Keep the weight where it is."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -106,5 +106,8 @@ def _waits_for(session: ClusterSession, key: str) -> str:
         return "waits for the API server"
     if missing := session.absent(now(), key):
         return f"waits for {finalizers}, but {missing}"
-    said = str((obj.get("status") or {}).get("message") or "")
+    status = obj.get("status") or {}
+    ready: dict[str, Any] = next((c for c in status.get("conditions") or () if c.get("type") == "Ready"), {})
+    held = str(ready.get("message") or "") if ready.get("status") == "False" else ""
+    said = held or str(status.get("message") or "")
     return f"waits for {finalizers}" + (f": {said}" if said else "")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,11 @@ from canaryd.cli import output
 from canaryd.cli.app import global_options
 from canaryd.cli.exits import Exit, NotFoundError, sentence_of
 from canaryd.cli.session import Session, now, optional_name, with_session
+from canaryd.errors import CanarydError
 
 if TYPE_CHECKING:
     from canaryd.doctor.findings import Finding
+    from canaryd.doctor.further import Site
     from canaryd.policy import Canary
     from canaryd.ports import MetricSource
 
@@ -33,8 +35,9 @@ def doctor(session: Session, name: str | None, prometheus: str | None, form: str
     """Look for what is missing or not as it should be, and say what to do. Changes nothing.
 
     In a cluster: what the daemon's ServiceAccount may do, the definition, the leader, Deployments, Services, routes,
-    autoscalers, counters. Without one: documents, state, daemon, routes, counters. Exits with 0 when all is fine, 5
-    when something keeps releases from being looked after, 6 for less than that.
+    autoscalers. Without one: documents, state, daemon, routes. In both: counters of both versions, Prometheus' clock
+    and scrape interval, bucket edges, lost counters, and what each step can find at the traffic of the last hour.
+    Exits with 0 when all is fine, 5 when something keeps releases from being looked after, 6 for less than that.
 
     \b
     Examples:
@@ -52,11 +55,12 @@ def doctor(session: Session, name: str | None, prometheus: str | None, form: str
     return Exit.AMISS if "error" in worst else Exit.DOUBTFUL if "warning" in worst else Exit.OK
 
 
-def _in_cluster(session: Session, name: str | None, prometheus: str | None) -> Iterable[tuple[str, Finding]]:
+def _in_cluster(session: Session, name: str | None, prometheus: str | None) -> Iterator[tuple[str, Finding]]:
     from canaryd.cli.cluster import ClusterSession, split
     from canaryd.doctor.cluster import CHECKS, Cluster
     from canaryd.doctor.findings import examine
-    from canaryd.wiring import metric_source
+    from canaryd.doctor.further import Site
+    from canaryd.wiring import metric_source, prometheus_health
 
     assert isinstance(session, ClusterSession)
     namespace, plain = split(session.name(name)) if name else (session.namespace, "")
@@ -73,8 +77,21 @@ def _in_cluster(session: Session, name: str | None, prometheus: str | None) -> I
 
     own, lease = session.lease
     domain = installed.cluster.domain if installed is not None else "cluster.local"
-    cluster = Cluster(session.client, scope, plain, now(), source, own=own, lease=lease, domain=domain)
-    return examine(CHECKS, cluster, sentence_of)
+    scrape = installed.metrics.prometheus.scrape_interval if installed is not None and not prometheus else None
+    cluster = Cluster(
+        session.client,
+        scope,
+        plain,
+        now(),
+        source,
+        own=own,
+        lease=lease,
+        domain=domain,
+        health=prometheus_health(installed, prometheus),
+        scrape=scrape,
+    )
+    yield from examine(CHECKS, cluster, sentence_of)
+    yield from _further(lambda: Site(installed, cluster.subjects, cluster.at, session.client))
 
 
 def _prometheus(url: str) -> MetricSource:
@@ -83,10 +100,11 @@ def _prometheus(url: str) -> MetricSource:
     return Server(url, duration("15s", "--scrape-interval"), None, None).source()
 
 
-def _of_files(session: Session, name: str | None) -> Iterable[tuple[str, Finding]]:
+def _of_files(session: Session, name: str | None) -> Iterator[tuple[str, Finding]]:
     from canaryd.doctor.files import CHECKS, Files
     from canaryd.doctor.findings import examine
-    from canaryd.wiring import metric_source
+    from canaryd.doctor.further import Site
+    from canaryd.wiring import metric_source, prometheus_health
 
     session.require_config()
     settings, loaded = session.settings, session.documents
@@ -103,8 +121,22 @@ def _of_files(session: Session, name: str | None) -> Iterable[tuple[str, Finding
         lambda: session.absent(now()),
         lambda: metric_source(settings),
         now(),
+        prometheus_health(settings, None),
+        settings.metrics.prometheus.scrape_interval,
     )
-    return examine(CHECKS, files, sentence_of)
+    yield from examine(CHECKS, files, sentence_of)
+    yield from _further(lambda: Site(settings, files.subjects, files.at))
+
+
+def _further(site: Callable[[], Site]) -> Iterator[tuple[str, Finding]]:
+    """The checks that plug in; what keeps all of them from being made has been told by then."""
+    from canaryd.doctor.findings import examine
+    from canaryd.doctor.further import checks
+
+    try:
+        yield from examine(checks(), site(), sentence_of)
+    except CanarydError:
+        return
 
 
 def _show(found: list[tuple[str, Finding]]) -> None:

@@ -15,9 +15,11 @@ from canaryd.cli import output
 from canaryd.cli.app import global_options
 from canaryd.cli.exits import Exit, NotFoundError, UsageError
 from canaryd.cli.session import Session, local, name_argument, now, with_session
+from canaryd.cli.traces import with_recorded
 from canaryd.model import Record
 
 EARLIER, LATER = 6, 3  # decisions shown before and after the one explained
+MOST_LOOKS = 5000  # records whose counts are added up
 _AGO = re.compile(r"(\d{1,6})(s|m|h|d)")
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 
@@ -26,14 +28,15 @@ _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 @global_options
 @name_argument
 @click.option("--at", "when", metavar="TIME", help='The decision in force then: "14:05", "10m" (ago) or an ISO time.')
-@click.option("-v", "--verbose", is_flag=True, help="The arithmetic, too: e-values, watermark, times.")
+@click.option("-v", "--verbose", is_flag=True, help="The arithmetic, too, to be checked by hand.")
 @output.format_option("table", "json", "yaml")
 @with_session
 def explain(session: Session, name: str, when: str | None, verbose: bool, form: str) -> int:
     """Say why the latest decision, or an earlier one, was made.
 
     Shows the sentence, each metric with its difference, interval and tolerance, how far each decision is, what comes
-    next, and the decisions around it.
+    next, and the decisions around it. With --verbose every number from the counts of each look to the e-value of the
+    decisive metric, so that it can be checked by hand.
 
     \b
     Examples:
@@ -45,7 +48,7 @@ def explain(session: Session, name: str, when: str | None, verbose: bool, form: 
     moment = parse_time(when, local(at)) if when else None
     around = _around(session, name, moment)
     if moment is None:
-        body = session.body(name)
+        body = with_recorded(session, name, session.body(name))
     elif around and around[0].at <= moment:
         body = around[0].body
     else:
@@ -56,8 +59,19 @@ def explain(session: Session, name: str, when: str | None, verbose: bool, form: 
         output.emit(body, form)
         return Exit.OK
     output.show(render.explanation(body, local(at), verbose=verbose))
+    if verbose:
+        _show_workings(session, name, body)
     _show_history(session, name, around, moment, local(at))
     return Exit.OK
+
+
+def _show_workings(session: Session, name: str, body: Mapping[str, Any]) -> None:
+    """The arithmetic of the decisive metric; not wrapped, so that it can be copied."""
+    from canaryd.workings import workings
+
+    kept = session.records(name, limit=MOST_LOOKS) if session.stored(name) is not None else ()
+    for line in ("", *workings(body, [record.body for record in kept])):
+        click.echo(line)
 
 
 def _around(session: Session, name: str, moment: datetime | None) -> Sequence[Record]:

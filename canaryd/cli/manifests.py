@@ -23,8 +23,20 @@ from canaryd.cli.exits import Exit, UsageError
 @click.option(
     "--prometheus", metavar="URL", default="http://prometheus.monitoring:9090", show_default=True, help="Its address."
 )
+@click.option(
+    "--dashboard",
+    metavar="URL",
+    default="",
+    help="With the dashboard, which people will find at this https:// address; needs the Secret canaryd-dashboard.",
+)
 def manifests(
-    what: str, namespace: str, watched: tuple[str, ...], all_namespaces: bool, image: str, prometheus: str
+    what: str,
+    namespace: str,
+    watched: tuple[str, ...],
+    all_namespaces: bool,
+    image: str,
+    prometheus: str,
+    dashboard: str,
 ) -> int:
     """Print what a cluster needs: the definition of the Canary resource, or the whole installation.
 
@@ -33,6 +45,7 @@ def manifests(
       canaryd manifests crd | kubectl apply --server-side -f -
       canaryd manifests canaryd --watch-namespace shop --image example/canaryd:0.1.0
       canaryd manifests canaryd --all-namespaces
+      canaryd manifests canaryd -A --dashboard https://canaryd.example.com
     """
     from canaryd import crd, yamlout
     from canaryd.manifests import Install, everything
@@ -42,6 +55,14 @@ def manifests(
         return Exit.OK
     if bool(watched) == all_namespaces:
         raise UsageError("say whose Canaries to look after: --watch-namespace NAME, or --all-namespaces")
-    install = Install(image=image, namespace=namespace, watched=tuple(dict.fromkeys(watched)), prometheus=prometheus)
+    if dashboard and not dashboard.startswith("https://"):
+        raise UsageError(f"--dashboard {dashboard}: its address begins with https://; a proxy or Ingress speaks TLS")
+    install = Install(
+        image=image,
+        namespace=namespace,
+        watched=tuple(dict.fromkeys(watched)),
+        prometheus=prometheus,
+        dashboard=dashboard,
+    )
     click.echo(yamlout.documents(everything(install)), nl=False)
     return Exit.OK

@@ -17,7 +17,7 @@ from canaryd.errors import CanarydError, ConfigError
 
 if TYPE_CHECKING:
     from canaryd.policy import Canary
-    from canaryd.simulation.power import Power, StepPower, Traffic
+    from canaryd.simulation.power import Power, Traffic
 
 HOUR = timedelta(hours=1)
 LAG = timedelta(seconds=20)
@@ -155,6 +155,8 @@ def _time(intervals: float, canary: Canary) -> str:
 def _tell(canary: Canary, traffic: Traffic, result: Power) -> None:
     from rich.table import Table
 
+    from canaryd.doctor.traffic import found_while
+
     click.echo(f"{canary.name}: {_facts(traffic)}")
     whole = (
         f"A good release takes {_time(result.good, canary)}, eight of ten at most {_time(result.good_slow, canary)}."
@@ -165,7 +167,7 @@ def _tell(canary: Canary, traffic: Traffic, result: Power) -> None:
     for i, head in enumerate(("WEIGHT", "REQUESTS/LOOK", "GOOD STAYS", "8 OF 10", "FOUND MEANWHILE, 8 OF 10")):
         steps.add_column(head, justify="right" if i < 4 else "left")
     for step in result.steps:
-        found = _found_while(step, traffic) if step.decides else f"cannot decide in {_time(step.limit, canary)}"
+        found = found_while(step, traffic) if step.decides else f"cannot decide in {_time(step.limit, canary)}"
         stays = (_time(step.good, canary), _time(step.good_slow, canary))
         steps.add_row(f"{step.weight} %", wording.count(step.requests), *stays, found)
     output.show(steps)
@@ -193,14 +195,6 @@ def _matrix(canary: Canary, traffic: Traffic, result: Power) -> Any:
         times = (_time(step.found[effect], canary) for step in result.steps)
         table.add_row(what, *(DASH if t == "never" else t for t in times))
     return table
-
-
-def _found_while(step: StepPower, traffic: Traffic) -> str:
-    """`failures over 1.2 %, 30 % slower`: what is found before a good release has gone on."""
-    errors, latency = (step.smallest(kind, step.good) for kind in ("errors", "latency"))
-    parts = [f"failures from {wording.percent(min(float(traffic.rates[0]) * errors, 1.0))}"] if errors else []
-    parts += [f"{100 * (latency - 1):.0f} % slower"] if latency else []
-    return ", ".join(parts) or "only what is worse than all below"
 
 
 def _as_json(canary: Canary, traffic: Traffic, result: Power) -> dict[str, Any]:

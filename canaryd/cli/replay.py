@@ -47,7 +47,7 @@ def replay(session: Session, rollout: str, form: str, **server: Any) -> int:
     from canaryd.hindsight.replay import ReplayError
     from canaryd.hindsight.replay import replay as again
 
-    name, number = _which(session, rollout)
+    name, number = which(session, rollout)
     canary = _canary(session, name)
     source = _source(session, canary, server)
     try:
@@ -62,7 +62,7 @@ def replay(session: Session, rollout: str, form: str, **server: Any) -> int:
     return Exit.ROLLED_BACK if differing else Exit.OK
 
 
-def _which(session: Session, given: str) -> tuple[str, str]:
+def which(session: Session, given: str) -> tuple[str, str]:
     """(canary, rollout) of "api-3" or "api". Raises NotFoundError."""
     match = re.fullmatch(r"(.+)-(\d{1,9})", given)
     try:

@@ -16,6 +16,7 @@ from canaryd.cli import output
 from canaryd.cli.app import global_options
 from canaryd.cli.exits import Exit
 from canaryd.cli.session import Session, is_terminal, local, now, optional_name, with_session
+from canaryd.cli.traces import with_recorded
 
 LOOK = 0.2  # seconds between two looks at the state's mark
 REDRAW = 1.0  # seconds between two drawings when nothing changed: the countdown goes on
@@ -49,6 +50,8 @@ def status(session: Session, name: str | None, watch: bool, form: str) -> int:
             click.echo()
         return Exit.OK
     bodies = [session.body(n) for n in names]
+    if name and form != "name":
+        bodies = [with_recorded(session, names[0], bodies[0])]
     if form in ("json", "yaml"):
         output.emit(bodies[0] if name else bodies, form)
     elif form == "name":

@@ -14,6 +14,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydantic import BaseModel
+
+from canaryd.config.notify import Channel, Slack
 from canaryd.config.problems import problem_at, validated
 from canaryd.config.settings import Settings
 from canaryd.config.yamltext import Document, Node, read_documents
@@ -97,7 +100,23 @@ def _from_here(settings: Settings, root: Path) -> Settings:
     files = {"bearer_token_file": prometheus.bearer_token_file, "ca_file": prometheus.ca_file}
     joined = {key: str(root / name) for key, name in files.items() if name is not None}
     metrics = settings.metrics.model_copy(update={"prometheus": prometheus.model_copy(update=joined)})
-    return settings.model_copy(update={"metrics": metrics})
+    channels = tuple(_channel_from_here(channel, root) for channel in settings.notify.channels)
+    notify = settings.notify.model_copy(update={"channels": channels})
+    more = {name: getattr(settings, name).seen_from(root) for name in ("traces", "dashboard")} | {"notify": notify}
+    return settings.model_copy(update={"metrics": metrics, **more})
+
+
+def _channel_from_here(channel: Channel, root: Path) -> Channel:
+    """The same for the files of secrets."""
+
+    def joined(part: BaseModel | None) -> BaseModel | None:
+        if part is None:
+            return None
+        files = {n: getattr(part, n) for n in type(part).model_fields if n.endswith("_file")}
+        inner = {"buttons": joined(part.buttons)} if isinstance(part, Slack) else {}
+        return part.model_copy(update={n: str(root / f) for n, f in files.items() if f is not None} | inner)
+
+    return channel.model_copy(update={n: joined(getattr(channel, n)) for n in ("slack", "webhook", "apprise")})
 
 
 def load_canaries(settings: Settings, root: str | os.PathLike[str]) -> Loaded:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +41,9 @@ def key_of(found: JSON) -> str:
     return f"{found['metadata']['namespace']}/{found['metadata']['name']}"
 
 
+MOST_LABELS = 64
+
+
 def canary_of(found: JSON) -> Canary | tuple[str, ...]:
     """The Canary, or everything that is wrong with it."""
     metadata = found["metadata"]
@@ -52,6 +55,7 @@ def canary_of(found: JSON) -> Canary | tuple[str, ...]:
             "namespace": metadata["namespace"],
             "uid": metadata["uid"],
             "generation": metadata.get("generation", 1),
+            "labels": _labels(found),
         },
         "spec": found.get("spec", {}),
     }
@@ -70,6 +74,7 @@ def read_objects(found: Iterable[JSON], settings: Settings, known: Mapping[str, 
         unchanged = held is not None and _version(held) == (
             one["metadata"]["uid"],
             one["metadata"].get("generation", 1),
+            _labels(one),
         )
         read = held if unchanged and held is not None else canary_of(one)
         if isinstance(read, Canary):
@@ -86,8 +91,36 @@ def read_objects(found: Iterable[JSON], settings: Settings, known: Mapping[str, 
     return LoadedObjects(tuple(kept), tuple(Refusal(key, problems) for key, problems in sorted(refused.items())))
 
 
-def _version(canary: Canary) -> tuple[str | None, int | None]:
-    return canary.metadata.uid, canary.metadata.generation
+def lost(before: JSON, after: JSON) -> str:
+    """The fields of a spec that are gone although nobody has changed the document: "spec.steps[0].bake, spec.interval".
+
+    "" when none is. A server drops them as it reads the object, when a definition of the resource that does not know
+    them has been applied; with the next write they are gone for good.
+    """
+    return ", ".join(_lost(before.get("spec"), after.get("spec"), "spec"))
+
+
+def _lost(before: Any, after: Any, path: str) -> Iterator[str]:
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        for key, value in before.items():
+            if key not in after:
+                yield f"{path}.{key}"
+            else:
+                yield from _lost(value, after[key], f"{path}.{key}")
+    elif isinstance(before, list) and isinstance(after, list):
+        for number, (one, other) in enumerate(zip(before, after, strict=False)):
+            yield from _lost(one, other, f"{path}[{number}]")
+
+
+def _version(canary: Canary) -> tuple[str | None, int | None, dict[str, str]]:
+    """What makes it another document; a label alone does not change the generation."""
+    return canary.metadata.uid, canary.metadata.generation, canary.metadata.labels
+
+
+def _labels(found: JSON) -> dict[str, str]:
+    """As many as a document may have."""
+    labels = found["metadata"].get("labels")
+    return dict(sorted(labels.items())[:MOST_LABELS]) if isinstance(labels, dict) else {}
 
 
 def _said(problem: Problem) -> str:

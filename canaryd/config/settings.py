@@ -11,6 +11,9 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
+from canaryd.config.dashboard import Dashboard, address, host_and_port
+from canaryd.config.notify import Notify
+from canaryd.config.traces import Traces
 from canaryd.policy import Document, Duration, MisfitError, Name, Url, format_duration, said
 
 MODES = ("embedded", "cluster")
@@ -132,28 +135,12 @@ class Web(Document):
     @field_validator("listen")
     @classmethod
     def _host_and_port(cls, value: str) -> str:
-        if not value:
-            return value
-        host, colon, port = value.rpartition(":")
-        bracketed = host.startswith("[") and host.endswith("]")
-        if not (
-            colon
-            and 0 < len(host) <= 255
-            and (bracketed or ":" not in host)
-            and not any(c.isspace() or not c.isprintable() for c in host)
-            and port.isascii()
-            and port.isdigit()
-            and len(port) <= 5
-            and int(port) <= 65535
-        ):
-            raise ValueError(f'{said(value)} is not host:port; write "127.0.0.1:9095", "[::1]:9095" or "" for off')
-        return value
+        return host_and_port(value, "9095")
 
     @property
     def address(self) -> tuple[str, int] | None:
         """Host and port; None: off."""
-        host, _, port = self.listen.rpartition(":")
-        return (host.strip("[]"), int(port)) if self.listen else None
+        return address(self.listen)
 
 
 class Log(Document):
@@ -228,12 +215,21 @@ class Cluster(Document):
         le=100,
         description="looks that decide nothing share one write of the status; 1: each has its own",
     )
+    restore_deadline: Duration = Field(
+        default=timedelta(minutes=10),
+        description="a deleted Canary whose plain service cannot be brought back for so long is let go as it is",
+    )
     lease: Lease = Lease()
 
     @field_validator("timeout")
     @classmethod
     def _timeout_range(cls, value: timedelta) -> timedelta:
         return _between(value, timedelta(milliseconds=500), timedelta(minutes=1))
+
+    @field_validator("restore_deadline")
+    @classmethod
+    def _deadline_range(cls, value: timedelta) -> timedelta:
+        return _between(value, timedelta(seconds=10), timedelta(days=1))
 
 
 class Settings(Document):
@@ -246,13 +242,16 @@ class Settings(Document):
         default=("canaries",), description="directories, files or patterns with * of Canary documents"
     )
     metrics: Metrics = Metrics()
+    traces: Traces = Traces()
     web: Web = Web()
+    dashboard: Dashboard = Dashboard()
     log: Log = Log()
     retention: Retention = Retention()
     placebo: Placebo = Field(
         default=Placebo(), description="stable pods judged as if they were canaries; needs the source prometheus"
     )
     tell_again: Duration = Field(default=timedelta(minutes=30), description="how often a lasting hold is told again")
+    notify: Notify = Field(default=Notify(), description="who is told of decisions")
 
     @field_validator("mode")
     @classmethod

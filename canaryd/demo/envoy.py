@@ -52,21 +52,32 @@ def find() -> Path | None:
     return Path(on_path) if on_path else None
 
 
-def bootstrap(fronts: Sequence[Front], admin_port: int, flush_s: float | None = None) -> str:
+@dataclass(frozen=True)
+class Tracing:
+    """Where Envoy sends its spans."""
+
+    port: int  # of a collector on 127.0.0.1 that takes OTLP over gRPC
+    percent: float = 100.0  # of requests, whatever their version
+
+
+def bootstrap(
+    fronts: Sequence[Front], admin_port: int, flush_s: float | None = None, tracing: Tracing | None = None
+) -> str:
     """The whole bootstrap as YAML; everything listens on 127.0.0.1.
 
     Envoy merges histograms after each reading of its stats, so a reader sees counters of now and histograms of the
     reading before; or, when `flush_s` is given, every `flush_s` seconds, whoever reads.
     """
     flush = "stats_flush_on_admin: true" if flush_s is None else f"stats_flush_interval: {flush_s:.3f}s"
-    listeners = "".join(_listener(front) for front in fronts)
+    listeners = "".join(_listener(front, tracing) for front in fronts)
     clusters = "".join(_cluster(front.service, backend) for front in fronts for backend in front.backends)
+    clusters += _collector(tracing) if tracing else ""
     return f"""\
 node: {{id: canaryd-lab, cluster: canaryd-lab}}
 admin:
   address: {{socket_address: {{address: 127.0.0.1, port_value: {admin_port}}}}}
 {flush}
-stats_config:
+{_SPANS_SOON if tracing else ""}stats_config:
   histogram_bucket_settings:
   - match: {{safe_regex: {{regex: ".*(upstream_rq_time|duration_milliseconds).*"}}}}
     buckets: {json.dumps(BUCKETS_MS)}
@@ -100,7 +111,49 @@ resources:
 {split}"""
 
 
-def _listener(front: Front) -> str:
+_SPANS_SOON = """\
+layered_runtime:
+  layers: [{name: lab, static_layer: {tracing: {opentelemetry: {flush_interval_ms: 500}}}}]
+"""
+
+
+def _tracing(service: str, tracing: Tracing) -> str:
+    """Spans are named by the service and tagged with the version and the pool that was chosen."""
+    of_cluster = "{{kind: {{cluster: {{}}}}, metadata_key: {{key: istio, path: [{{key: {}}}]}}}}"
+    return f"""\
+          tracing:
+            random_sampling: {{value: {tracing.percent:g}}}
+            spawn_upstream_span: false
+            custom_tags:
+            - {{tag: service.version, metadata: {of_cluster.format("version")}}}
+            - {{tag: istio.canonical_revision, metadata: {of_cluster.format("workload")}}}
+            provider:
+              name: envoy.tracers.opentelemetry
+              typed_config:
+                "@type": type.googleapis.com/envoy.config.trace.v3.OpenTelemetryConfig
+                grpc_service: {{envoy_grpc: {{cluster_name: collector}}, timeout: 1s}}
+                service_name: {json.dumps(service)}
+"""
+
+
+def _collector(tracing: Tracing) -> str:
+    return f"""\
+  - name: collector
+    type: STATIC
+    connect_timeout: 1s
+    typed_extension_protocol_options:
+      envoy.extensions.upstreams.http.v3.HttpProtocolOptions:
+        "@type": type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions
+        explicit_http_config: {{http2_protocol_options: {{}}}}
+    load_assignment:
+      cluster_name: collector
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {tracing.port}}}}}}}
+"""
+
+
+def _listener(front: Front, tracing: Tracing | None) -> str:
     name = json.dumps(front.service)
     return f"""\
   - name: {name}
@@ -112,8 +165,8 @@ def _listener(front: Front) -> str:
           "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
           stat_prefix: {name}
           codec_type: AUTO
-          generate_request_id: false
-          access_log:
+          generate_request_id: {"true" if tracing else "false"}
+{_tracing(front.service, tracing) if tracing else ""}          access_log:
           - name: istio-stats
             typed_config:
               "@type": type.googleapis.com/envoy.extensions.access_loggers.stats.v3.Config

@@ -23,6 +23,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from canaryd.demo import envoy
+from canaryd.demo.jaeger import Jaeger
 from canaryd.demo.load import LONGEST
 from canaryd.demo.processes import Child, LabError, Nursery, await_ready, fetch, free_port, wait_until
 from canaryd.demo.prometheus import Prometheus
@@ -109,8 +110,12 @@ class Lab:
         scrape: str = "1s",
         slow_ms: float = 100.0,
         flush_s: float | None = None,
+        jaeger: Path | None = None,
+        sampled: float = 100.0,
     ) -> None:
         """`rps` is for each service; `slow_ms` is where the load generator calls an answer slow.
+
+        `jaeger`: its program; then `sampled` percent of the requests are traced by Envoy and by the services.
 
         `flush_s`: how often Envoy merges its histograms; without it, at each reading (see `envoy.bootstrap`).
         """
@@ -125,7 +130,9 @@ class Lab:
         self._behaviours = {
             name: Behaviour(pool.errors, pool.latency_ms, pool.latency_sigma) for name, pool in self._pools.items()
         }
+        self._jaeger_binary, self._sampled = jaeger, sampled
         self._children: dict[str, Child] = {}
+        self._jaeger: Jaeger | None = None
         self._prometheus: Prometheus | None = None
         self._load: Child | None = None
         self._load_file = self.directory / "load.json"
@@ -194,6 +201,13 @@ class Lab:
         return self.prometheus.url
 
     @property
+    def jaeger(self) -> Jaeger:
+        """Its addresses and its process. Raises LabError in a lab without Jaeger."""
+        if self._jaeger is None:
+            raise LabError("this laboratory has no Jaeger")
+        return self._jaeger
+
+    @property
     def envoy(self) -> Child:
         """Envoy's process, to freeze or kill it; `restart_envoy` brings it back."""
         return self._children["envoy"]
@@ -204,8 +218,8 @@ class Lab:
 
     # What can be done to it
 
-    def behave(self, pool: str, **behaviour: float | bool) -> None:
-        """Change errors, latency_ms, latency_sigma or healthy of a running pool; kept over restarts."""
+    def behave(self, pool: str, **behaviour: float | bool | str) -> None:
+        """Change errors, only, calls, latency_ms, latency_sigma or healthy of a running pool; kept over restarts."""
         wanted = self._behaviours[pool].changed(behaviour)
         try:
             status, answer = fetch(f"{self.pool_url(pool)}/behaviour", json.dumps(behaviour).encode())
@@ -219,7 +233,7 @@ class Lab:
         """kill -9 a pool: Envoy answers its share with 503."""
         self._children[pool].kill()
 
-    def restart(self, pool: str, version: str | None = None, **behaviour: float | bool) -> None:
+    def restart(self, pool: str, version: str | None = None, **behaviour: float | bool | str) -> None:
         """Stop a pool if it runs and start it on the same port, as it behaved last or as told; waits until healthy.
 
         A new `version` shows in x-version; Envoy's label `destination_version` stays what it was at the start.
@@ -296,6 +310,9 @@ class Lab:
         self._pool_ports = {pool: free_port() for pool in self._pools}
         self._front_ports = {service.name: free_port() for service in self.services}
         self._admin_port = free_port()
+        if self._jaeger_binary is not None:
+            self._jaeger = Jaeger(self._nursery, self.directory / "jaeger", binary=self._jaeger_binary)
+            self._jaeger.launch()
         for pool in self._pools:
             self._start_pool(pool)
         for service in self.services:
@@ -310,8 +327,10 @@ class Lab:
         for pool in self._pools:
             await_ready(self._children[pool], self.health_url(pool))
         await_ready(self.envoy, f"{self.admin_url}/ready")
+        if self._jaeger is not None:
+            self._jaeger.start()  # already launched: this waits
         if self._prometheus is not None:
-            self._prometheus.start()  # already launched: this waits
+            self._prometheus.start()  # likewise
 
     def _start_pool(self, pool: str) -> None:
         behaviour = self._behaviours[pool]
@@ -321,7 +340,12 @@ class Lab:
             "errors": behaviour.errors,
             "latency-ms": behaviour.latency_ms,
             "latency-sigma": behaviour.latency_sigma,
+            "only": behaviour.only,
+            "calls": behaviour.calls,
         }
+        if self._jaeger is not None:
+            service = next(s.name for s in self.services if pool in {p.name for p in s.pools})
+            options |= {"service": service, "otlp-port": self._jaeger.otlp_http}
         argv = [sys.executable, "-m", "canaryd.demo.service", *(f"--{k}={v}" for k, v in options.items())]
         self._children[pool] = self._nursery.start(pool, argv + ([] if behaviour.healthy else ["--unhealthy"]))
 
@@ -339,7 +363,8 @@ class Lab:
             for service in self.services
         ]
         file = self.directory / "envoy.yaml"
-        file.write_text(envoy.bootstrap(fronts, self._admin_port, self._flush_s))
+        tracing = envoy.Tracing(self._jaeger.otlp_grpc, self._sampled) if self._jaeger is not None else None
+        file.write_text(envoy.bootstrap(fronts, self._admin_port, self._flush_s, tracing))
         options = ["--concurrency", "1", "--disable-hot-restart", "--log-level", "warning"]
         self._children["envoy"] = self._nursery.start("envoy", [str(binary), "-c", str(file), *options])
 

@@ -175,20 +175,35 @@ def stop_all(children: Iterable[Child], grace: float = 5.0) -> None:
 
 
 def free_port() -> int:
-    """A free port of 127.0.0.1, given once per process, below the range that outgoing connections use.
+    """A free port of 127.0.0.1, below the range that outgoing connections use; nobody gets it again while we run.
 
     A port inside that range would not do: while its server is down, a client's own connection can take it (then
-    the server cannot come back) or even connect to itself.
+    the server cannot come back) or even connect to itself. Nor would one that another laboratory on this machine has
+    been given and not bound yet.
     """
     highest = min(HIGHEST_PORT, _first_ephemeral_port() - 1)
     with _ports_lock:
         for _ in range(200):
             port = random.randint(LOWEST_PORT, highest) if highest > LOWEST_PORT + 1000 else 0
             port = _bindable(port)
-            if port and port not in _given_ports:
+            if port and port not in _given_ports and _claimed(port):
                 _given_ports.add(port)
                 return port
     raise LabError("no free port found on 127.0.0.1")
+
+
+def _claimed(port: int) -> bool:
+    """No other process on this machine has been given the port: whoever has holds a name that ends with it."""
+    if sys.platform != "linux":  # there are no such names
+        return True
+    claim = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        claim.bind(f"\0canaryd-port-{port}")
+    except OSError:
+        claim.close()
+        return False
+    claim.detach()  # stays open until we end
+    return True
 
 
 def _first_ephemeral_port() -> int:

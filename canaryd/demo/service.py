@@ -2,23 +2,31 @@
 
 It listens on 127.0.0.1 only, keeps nothing, and never does real work: it is there to be compared.
 
-    GET  anything      200, or 500 for the error share, after a lognormal delay; header x-version tells who answered
+    GET  anything      200, or 500 for the error share, after a lognormal delay; header x-version tells who answered.
+                       Where it `calls` another service it fails when that one does, and takes as much longer
     GET  /healthz      at once: 200, or 503 when told to be unhealthy
     GET  /behaviour    the behaviour as JSON
-    POST /behaviour    JSON with any of errors, latency_ms, latency_sigma, healthy: changes it from now on
+    POST /behaviour    JSON with any of errors, only, calls, latency_ms, latency_sigma, healthy: changes it from now on
+
+With --otlp-port it reports spans of the requests that its caller traces.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import math
 import random
 import re
 import signal
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from urllib.parse import urlsplit
+
+from canaryd.demo.tracer import CLIENT, SERVER, Context, Tracer, exchange
 
 MAX_HEAD = 16 * 1024  # bytes
 MAX_BODY = 64 * 1024  # bytes
@@ -27,6 +35,7 @@ REASONS |= {500: "Internal Server Error", 503: "Service Unavailable"}
 LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*(\d{1,9})[ \t]*(?=\r\n|$)", re.IGNORECASE)
 CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 CLOSES = re.compile(rb"\r\nconnection:[ \t]*close|^[^\r]* HTTP/1\.0", re.IGNORECASE)
+CALL_TIMEOUT_S = 5.0
 REQUEST_LINE = re.compile(rb"([A-Z]+) (/[^ \r]*) HTTP/1\.[01](?=\r\n|$)")
 
 
@@ -38,6 +47,8 @@ class Behaviour:
     latency_ms: float = 12.0  # median delay in milliseconds, 0..60000
     latency_sigma: float = 0.3  # standard deviation of the delay's logarithm, 0..3; 0 is a constant delay
     healthy: bool = True  # what /healthz says
+    only: str = ""  # path of the requests to which `errors` applies; "" all
+    calls: str = ""  # URL on 127.0.0.1 that is asked before each answer; "" none
 
     def __post_init__(self) -> None:
         for name, most in (("errors", 1.0), ("latency_ms", 60_000.0), ("latency_sigma", 3.0)):
@@ -46,6 +57,10 @@ class Behaviour:
                 raise ValueError(f"{name} is {value!r}; it must be a number from 0 to {most:g}")
         if not isinstance(self.healthy, bool):
             raise ValueError(f"healthy is {self.healthy!r}; it must be true or false")
+        if not isinstance(self.only, str) or not isinstance(self.calls, str):
+            raise ValueError("only and calls must be texts")
+        if self.calls and not re.fullmatch(r"http://127\.0\.0\.1:[0-9]{1,5}/[\w/.-]*", self.calls, re.ASCII):
+            raise ValueError(f"calls is {self.calls!r}; use such as http://127.0.0.1:8080/book")
 
     def changed(self, wishes: Mapping[str, object]) -> Behaviour:
         """This behaviour with some fields replaced; all or nothing."""
@@ -61,9 +76,12 @@ class Behaviour:
 class Service:
     """What all connections of one process share."""
 
-    def __init__(self, version: str, behaviour: Behaviour, seed: int | None = None) -> None:
+    def __init__(
+        self, version: str, behaviour: Behaviour, seed: int | None = None, tracer: Tracer | None = None
+    ) -> None:
         self.version = version
         self.behaviour = behaviour
+        self.tracer = tracer
         self.chance = random.Random(seed)
         self.good = self.answer(200, "ok\n")
         self.bad = self.answer(500, "error\n")
@@ -89,6 +107,17 @@ class Service:
         return self.answer(200, json.dumps(asdict(self.behaviour)) + "\n", "application/json")
 
 
+@dataclass
+class Asked:
+    """One request that is being answered."""
+
+    path: str
+    began: int  # ns since the epoch
+    fails: bool
+    above: Context | None  # None: nobody traces it
+    here: Context | None
+
+
 class Connection(asyncio.Protocol):
     """One keep-alive connection: one request at a time, in order; a later one waits in the buffer."""
 
@@ -96,6 +125,7 @@ class Connection(asyncio.Protocol):
         self._service = service
         self._buffer = b""
         self._timer: asyncio.TimerHandle | None = None
+        self._call: asyncio.Task[None] | None = None
         self._closes = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -106,6 +136,8 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        if self._call is not None:
+            self._call.cancel()
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -140,17 +172,54 @@ class Connection(asyncio.Protocol):
         body = self._buffer[end + 4 : end + 4 + length]
         self._buffer = self._buffer[end + 4 + length :]
         self._closes = CLOSES.search(head) is not None
-        self._take(line[1], line[2], body)
+        self._take(line[1], line[2], head, body)
 
-    def _take(self, method: bytes, path: bytes, body: bytes) -> None:
+    def _take(self, method: bytes, path: bytes, head: bytes, body: bytes) -> None:
         if path == b"/healthz":
             self._send(self._service.health())
         elif path == b"/behaviour":
             self._send(self._service.behave(body if method == b"POST" else b""))
         else:
             behaviour, chance = self._service.behaviour, self._service.chance
-            answer = self._service.bad if chance.random() < behaviour.errors else self._service.good
-            self._timer = self._loop.call_later(behaviour.delay(chance), self._send, answer)
+            asked = self._asked(path.partition(b"?")[0].decode("latin-1"), head, chance.random() < behaviour.errors)
+            self._timer = self._loop.call_later(behaviour.delay(chance), self._worked, asked)
+
+    def _asked(self, path: str, head: bytes, unlucky: bool) -> Asked:
+        above = Context.of(head) if self._service.tracer is not None else None
+        fails = unlucky and self._service.behaviour.only in ("", path)
+        return Asked(path, time.time_ns(), fails, above, above.below() if above else None)
+
+    def _worked(self, asked: Asked) -> None:
+        """Its own work is done; where another service is to be asked, that comes now."""
+        if self._service.behaviour.calls:
+            self._call = self._loop.create_task(self._ask(asked, self._service.behaviour.calls))
+        else:
+            self._finish(asked)
+
+    async def _ask(self, asked: Asked, url: str) -> None:
+        parts, began = urlsplit(url), time.time_ns()
+        call = asked.here.below() if asked.here else None
+        head = f"GET {parts.path} HTTP/1.1\r\nhost: {parts.netloc}\r\nconnection: close\r\n"
+        answer = b""
+        with contextlib.suppress(OSError, TimeoutError):
+            request = f"{head}{call.header if call else ''}\r\n".encode()
+            answer = await exchange(parts.port or 80, request, CALL_TIMEOUT_S)
+        is_good = answer.startswith(b"HTTP/1.1 2")
+        if self._service.tracer is not None and call is not None and asked.here is not None:
+            name = f"GET {parts.path}"
+            self._service.tracer.record(call, asked.here, name, CLIENT, began, failed=not is_good)
+        asked.fails = asked.fails or not is_good
+        self._finish(asked)
+
+    def _finish(self, asked: Asked) -> None:
+        if self._service.tracer is not None and asked.here is not None and asked.above is not None:
+            status = "500" if asked.fails else "200"
+            self._service.tracer.record(
+                *(asked.here, asked.above, f"GET {asked.path}", SERVER, asked.began),
+                failed=asked.fails,
+                http__status_code=status,
+            )
+        self._send(self._service.bad if asked.fails else self._service.good)
 
     def _send(self, answer: bytes) -> None:
         self._timer = None
@@ -172,8 +241,12 @@ async def serve(service: Service, port: int) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, ended.set)
     server = await loop.create_server(lambda: Connection(service), "127.0.0.1", port, backlog=1024)
+    reports = loop.create_task(service.tracer.run()) if service.tracer is not None else None
     await ended.wait()
     server.close()
+    if reports is not None and service.tracer is not None:
+        reports.cancel()
+        await service.tracer.flush()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -184,6 +257,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--latency-ms", type=float, default=12.0, help="median delay")
     parser.add_argument("--latency-sigma", type=float, default=0.3, help="spread of its logarithm")
     parser.add_argument("--unhealthy", action="store_true", help="/healthz answers 503")
+    parser.add_argument("--service", default="", help="its name in spans")
+    parser.add_argument("--otlp-port", type=int, help="of a collector on 127.0.0.1 that takes OTLP over HTTP")
+    parser.add_argument("--only", default="", help="path to which --errors applies")
+    parser.add_argument("--calls", default="", help="URL that is asked before each answer")
     parser.add_argument("--seed", type=int, help="for the same draws each time")
     given = parser.parse_args(argv)
     if not re.fullmatch(r"[\w.+-]{1,64}", given.version, re.ASCII):
@@ -191,10 +268,13 @@ def main(argv: list[str] | None = None) -> None:
     if not 1 <= given.port <= 65535:
         parser.error(f"--port is {given.port}; use 1 to 65535")
     try:
-        behaviour = Behaviour(given.errors, given.latency_ms, given.latency_sigma, healthy=not given.unhealthy)
+        behaviour = Behaviour(
+            given.errors, given.latency_ms, given.latency_sigma, not given.unhealthy, given.only, given.calls
+        )
     except ValueError as e:
         parser.error(str(e))
-    asyncio.run(serve(Service(given.version, behaviour, given.seed), given.port))
+    tracer = Tracer(given.service or "service", given.version, given.otlp_port) if given.otlp_port else None
+    asyncio.run(serve(Service(given.version, behaviour, given.seed, tracer), given.port))
 
 
 if __name__ == "__main__":

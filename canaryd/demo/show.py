@@ -1,7 +1,8 @@
 """Three releases on real traffic, side by side: one good, one with errors, one that is only slow.
 
-Everything is real and on this machine: services, Envoy, Prometheus when it is installed, load, and `canaryd run` as a
-process of its own. The show only starts the parts, says `canaryd start` three times, and draws what it sees.
+Everything is real and on this machine: services, Envoy, Prometheus and Jaeger when they are installed, load, and
+`canaryd run` as a process of its own. The show only starts the parts, says `canaryd start` three times, and draws what
+it sees.
 """
 
 from __future__ import annotations
@@ -25,11 +26,13 @@ from rich.text import Text
 
 from canaryd import render, wording
 from canaryd.adapters.sqlite_store import SqliteStore
-from canaryd.demo import prometheus
+from canaryd.demo import jaeger, prometheus
 from canaryd.demo.lab import Lab, LoadStats, PoolSpec, ServiceSpec
 from canaryd.demo.processes import Child, LabError, Nursery
-from canaryd.demo.site import Site, from_page, from_prometheus
+from canaryd.demo.site import Site, from_jaeger, from_page, from_prometheus
 from canaryd.model import Record
+from canaryd.report import html
+from canaryd.story import Story
 
 DEADLINE = 150.0  # seconds from the start of the releases until the show gives up
 BASELINE = 4.0  # seconds of stable traffic before the releases
@@ -37,6 +40,7 @@ FIRST_SCRAPE = 10.0  # the same with Prometheus, which scrapes for the first tim
 MARKER = ".canaryd-demo"
 SLOW_MS = 60.0
 STABLE_MS = 25.0
+SAMPLED = 20.0  # percent of the requests of both versions that are traced, where there is a Jaeger
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,7 @@ class _Show:
 
     def __init__(self, console: Console, directory: Path, rate: int, *, keep: bool) -> None:
         self.console, self.directory, self.rate, self.keep = console, directory, rate, keep
-        self.prometheus = prometheus.find()
+        self.prometheus, self.jaeger = prometheus.find(), jaeger.find()
         self.began = time.monotonic()
         self.told: list[Record] = []
         self.seen: set[str] = set()
@@ -143,12 +147,14 @@ class _Show:
                 prometheus=use,
                 slow_ms=SLOW_MS,
                 flush_s=0.05 if use else None,
+                jaeger=self.jaeger,
+                sampled=SAMPLED,
             ) as lab,
             Nursery(self.directory / "log") as nursery,
         ):
-            site = Site(
-                self.directory, nursery, from_prometheus(lab.prometheus_url) if use else from_page(lab.metrics_url)
-            )
+            section = from_prometheus(lab.prometheus_url) if use else from_page(lab.metrics_url)
+            traces = from_jaeger(lab.jaeger.url) if self.jaeger is not None else ""
+            site = Site(self.directory, nursery, section + traces)
             self._write_policies(lab, site)
             daemon = site.run()
             lab.start_load(duration=4 * 3600.0 if self.keep else DEADLINE + 60)
@@ -158,6 +164,8 @@ class _Show:
             self._watch(store, daemon, until=time.monotonic() + DEADLINE)
             stats = lab.load_stats()
             code = self._conclude(store, stats)
+            if self.jaeger is not None:
+                self._show_traces(site)
             if self.keep:
                 self._stay(store, daemon, site)
             store.close()
@@ -174,6 +182,8 @@ class _Show:
             say(f"counters: a real Prometheus ({self.prometheus}), scraping Envoy every second", markup=False)
         else:
             say("counters: read from Envoy directly; for Prometheus: apt-get install prometheus", markup=False)
+        if self.jaeger is not None:
+            say(f"traces: {SAMPLED:.0f} % of the requests, in a real Jaeger ({self.jaeger})", markup=False)
 
     def _write_policies(self, lab: Lab, site: Site) -> None:
         for release in RELEASES:
@@ -275,6 +285,7 @@ class _Show:
             say(f"{mark} {release.service:<9} v2 {release.story}: {ended}, {self._took(body)}", markup=False)
             if stats is not None:
                 say(f"  {self._served(release, stats)}", markup=False)
+        self._report(store)
         total = wording.span(time.monotonic() - self.began)
         say(f"\n{good} of {len(RELEASES)} releases ended as they should, {total} in all.")
         if not self.keep:
@@ -283,6 +294,22 @@ class _Show:
                 markup=False,
             )
         return 0 if good == len(RELEASES) else 1
+
+    def _report(self, store: SqliteStore) -> None:
+        """What happened to each release, as a page."""
+        pages = self.directory / "reports"
+        pages.mkdir(exist_ok=True)
+        for release in RELEASES:
+            story = Story.of(store.records(release.service, limit=10_000))
+            (pages / f"{release.service}.html").write_text(html(story, datetime.now(UTC)), encoding="utf-8")
+        shown = os.path.relpath(pages)
+        self.console.print(f"\nreports, to be opened in a browser: {shown}/*.html", markup=False, soft_wrap=True)
+
+    def _show_traces(self, site: Site) -> None:
+        """What a person would ask next about the release that failed."""
+        self.console.print("\n$ canaryd traces payment", markup=False)
+        done = site.command("traces", "payment")
+        self.console.print((done.stdout or done.stderr).rstrip(), markup=False, soft_wrap=True)
 
     def _took(self, body: dict[str, Any]) -> str:
         history = body.get("history") or []
@@ -315,6 +342,8 @@ class _Show:
         say(f"  alias canaryd='{program}'; export CANARYD_CONFIG={here}", markup=False)
         say("  canaryd status -w                                   the live table", markup=False)
         say("  canaryd explain payment                             why it was rolled back", markup=False)
+        if self.jaeger is not None:
+            say("  canaryd traces search                               what its traces say", markup=False)
         say("  canaryd retry search --reason 'look again'          roll it out once more", markup=False)
         say("  canaryd promote search --full --reason 'I insist'   or abort, pause, resume", markup=False)
         say("  canaryd start checkout --revision v3                the next release, on the other pool", markup=False)

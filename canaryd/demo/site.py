@@ -35,8 +35,13 @@ def from_page(url: str, *, timeout: str = "1500ms") -> str:
     return f'  scrape: {{urls: ["{url}"], timeout: {timeout}}}\n'
 
 
+def from_jaeger(url: str, *, timeout: str = "3s") -> str:
+    """A section more, for traces; put after one of the others."""
+    return f'traces: {{jaeger: {{url: "{url}", externalURL: "{url}", timeout: {timeout}, lag: 2s}}}}\n'
+
+
 class Site:
-    """See the module. `section` is what `from_prometheus` or `from_page` made."""
+    """See the module. `section` is what `from_prometheus` or `from_page` made, with `from_jaeger` where wanted."""
 
     def __init__(self, directory: Path, nursery: Nursery, section: str, *, config: str = "canaryd.yaml") -> None:
         """Writes the configuration; several sites with configurations of their own may share a directory."""

@@ -150,6 +150,12 @@ def _notes(world: World) -> list[str]:
     out = []
     if world.stable is not None and not replicas(world.stable) and not world.adopting:
         out.append(f"somebody has scaled {spec.stable}, which serves, to 0")
+    if world.edited and not world.adopting and world.phase is not Phase.PROMOTING:
+        out.append(
+            f"somebody has changed {spec.stable}, which serves, by hand: {world.edited}; it is left as it is, though "
+            f"nothing has compared it. The same in {spec.name} releases it, and kubectl rollout undo "
+            f"deployment/{spec.stable} takes it back"
+        )
     if state.phase.is_active and scales(world.scaler, spec.name) and world.scaler is not None:
         name = world.scaler["metadata"]["name"]
         out.append(f"autoscaler {name} is for {spec.name}; between rollouts it should be for {spec.stable}")

@@ -70,6 +70,17 @@ def revision_of(deployment: JSON, config: Mapping[str, str]) -> str:
     return revision(template(deployment), config, selector=selector_keys(deployment))
 
 
+_VERSIONS = ("service.istio.io/canonical-revision", "app.kubernetes.io/version", "version")
+
+
+def mesh_version(deployment: JSON | None) -> str:
+    """What Istio calls the version of its pods, in the tag istio.canonical_revision of their spans; "" without it."""
+    if deployment is None:
+        return ""
+    labels = (template(deployment).get("metadata") or {}).get("labels") or {}
+    return str(next((labels[key] for key in _VERSIONS if labels.get(key)), "latest"))
+
+
 def same_template(one: JSON, other: JSON) -> bool:
     """Both Deployments run the same, but for the labels that their selectors ask for."""
     keys = selector_keys(one) | selector_keys(other)

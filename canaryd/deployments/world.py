@@ -35,6 +35,7 @@ class World:
     unread: str = ""  # why `config` cannot be read
     known: str = ""  # what the canary's Deployment asks for, when that has been worked out before
     pins: frozenset[str] | None = None  # names of the pinned templates; None: not looked at
+    edited: str = ""  # what somebody has changed in stable's template since it was proven
 
     @property
     def spec(self) -> DeploymentWorkload:
@@ -81,14 +82,15 @@ def asked(world: World) -> str:
     """The revision that the canary's Deployment asks for.
 
     Its hash is computed only for a template that was not seen before: what stable runs, and a generation that is known,
-    keep their names whatever a newer API server fills in and however a newer canaryd would hash them.
+    keep their names whatever a newer API server fills in and however a newer canaryd would hash them. A stable that
+    somebody has changed by hand runs nothing that has a name: the same asked of the canary is a release.
     """
     canary, stable = world.canary, world.stable
     assert canary is not None
     if world.known:
         return world.known
     config = world.config or {}
-    if stable is not None and objects.same_template(canary, stable):
+    if stable is not None and not world.edited and objects.same_template(canary, stable):
         had = objects.annotation(stable, objects.CONFIG)
         if had in ("", digest(config)):
             return revision_of_stable(world)

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from canaryd import permissions
 from canaryd.adapters.route_claims import conflicts
 from canaryd.config.objects import canary_of, key_of
+from canaryd.doctor import traffic
 from canaryd.doctor.findings import Check, Finding, error, fine, warning
 from canaryd.doctor.objects import REVIEWS, ago, leaderless
 from canaryd.doctor.series import series
+from canaryd.doctor.traffic import Subject
 from canaryd.errors import KubeForbiddenError, KubeNotFoundError, RouteError
 from canaryd.kube.asking import JSON
 from canaryd.kube.client import KubeClient
@@ -21,6 +24,11 @@ from canaryd.kube.kinds import CANARIES, DEPLOYMENTS, HPAS, HTTP_ROUTES, LEASES,
 from canaryd.policy import Canary
 from canaryd.ports import MetricSource
 from canaryd.wiring import direct_router
+
+if TYPE_CHECKING:
+    from canaryd.adapters.prometheus_health import Health
+
+EVICTION = "sidecar.istio.io/statsEvictionInterval"
 
 
 @dataclass
@@ -36,6 +44,25 @@ class Cluster:
     account: str = permissions.SERVICE_ACCOUNT
     lease: str = permissions.LEASE
     domain: str = "cluster.local"
+    health: Callable[[Canary, str, str], Health] | None = None  # asks a canary's Prometheus about itself
+    scrape: timedelta | None = None  # how often the settings say that Prometheus scrapes; None: not known here
+
+    @cached_property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The valid Canaries with their counters. Raises KubeError."""
+        return tuple(
+            Subject(
+                canary,
+                canary.key,
+                *canary.spec.workloads.names,
+                source,
+                self.at,
+                self.health if source is not None else None,
+                self.scrape,
+            )
+            for canary, _ in self.canaries
+            for source in (self.source(canary),)
+        )
 
     @cached_property
     def user(self) -> str:
@@ -164,6 +191,7 @@ def _deployments(cluster: Cluster) -> Iterator[Finding]:
             )
             continue
         yield from _probes(found, canary.key)
+        yield from eviction(found, canary.key)
         yield from _stable(cluster.find(DEPLOYMENTS, namespace, stable), stable, status, canary.key)
 
 
@@ -175,6 +203,18 @@ def _probes(deployment: JSON, about: str) -> Iterator[Finding]:
             f"no container of {deployment['metadata']['name']} has a readinessProbe",
             "new pods get requests before they can serve them, and that counts against the release",
             "add a readinessProbe to its pod template",
+            about,
+        )
+
+
+def eviction(deployment: JSON, about: str) -> Iterator[Finding]:
+    """Whether its Envoys forget counters."""
+    notes = (deployment["spec"]["template"].get("metadata") or {}).get("annotations") or {}
+    if notes.get(EVICTION):
+        yield warning(
+            f"{deployment['metadata']['name']} has {EVICTION}: {notes[EVICTION]}",
+            "Envoy then forgets counters that were idle for a while, and what they counted is lost",
+            "take the annotation from its pod template; that is a release of its own",
             about,
         )
 
@@ -343,4 +383,9 @@ CHECKS: tuple[Check[Cluster], ...] = (
     Check("conflicts", _conflicts),
     Check("autoscalers", _autoscalers),
     Check("metrics", _series),
+    Check("Prometheus", lambda cluster: traffic.prometheus(cluster.subjects)),
+    Check("own metrics", lambda cluster: traffic.own_metrics(cluster.subjects)),
+    Check("buckets", lambda cluster: traffic.buckets(cluster.subjects)),
+    Check("counters", lambda cluster: traffic.resets(cluster.subjects)),
+    Check("power", lambda cluster: traffic.power(cluster.subjects)),
 )

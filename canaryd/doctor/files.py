@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from canaryd import adapters
 from canaryd.adapters.sqlite_store import SqliteStore
 from canaryd.config import Loaded
+from canaryd.doctor import traffic
 from canaryd.doctor.findings import Check, Finding, error, fine, warning
 from canaryd.doctor.series import series
+from canaryd.doctor.traffic import Subject
 from canaryd.errors import RouteError
 from canaryd.model import RolloutState
 from canaryd.policy import Canary
 from canaryd.ports import MetricSource
+
+if TYPE_CHECKING:
+    from canaryd.adapters.prometheus_health import Health
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,16 @@ class Files:
     absent: Callable[[], str]  # why no daemon is at work; "" while one is. Raises StoreError
     source: Callable[[], MetricSource]
     at: datetime
+    health: Callable[[Canary, str, str], Health] | None = None  # asks Prometheus about itself; None: there is none
+    scrape: timedelta | None = None  # how often the settings say that it scrapes
+
+    @cached_property
+    def subjects(self) -> tuple[Subject, ...]:
+        """The Canaries with their counters. Raises StoreError."""
+        source = self.source()
+        return tuple(
+            Subject(c, c.name, *self.arms(c), source, self.at, self.health, self.scrape) for c in self.canaries
+        )
 
     def state(self, canary: Canary) -> RolloutState | None:
         """None before the first decision. Raises StoreError."""
@@ -81,11 +98,11 @@ def _routes(files: Files) -> Iterator[Finding]:
 
 
 def _metrics(files: Files) -> Iterator[Finding]:
-    source = files.source()
-    for canary in files.canaries:
-        stable, workload = files.arms(canary)
-        state = files.state(canary)
-        yield from series(canary, source, stable, workload, files.at, canary_expected=bool(state and state.weight))
+    for subject in files.subjects:
+        state, source = files.state(subject.canary), subject.source
+        assert source is not None
+        expected = bool(state and state.weight)
+        yield from series(subject.canary, source, subject.stable, subject.workload, files.at, canary_expected=expected)
 
 
 CHECKS: tuple[Check[Files], ...] = (
@@ -94,4 +111,9 @@ CHECKS: tuple[Check[Files], ...] = (
     Check("daemon", _daemon),
     Check("routes", _routes),
     Check("metrics", _metrics),
+    Check("Prometheus", lambda files: traffic.prometheus(files.subjects)),
+    Check("own metrics", lambda files: traffic.own_metrics(files.subjects)),
+    Check("buckets", lambda files: traffic.buckets(files.subjects)),
+    Check("counters", lambda files: traffic.resets(files.subjects)),
+    Check("power", lambda files: traffic.power(files.subjects)),
 )

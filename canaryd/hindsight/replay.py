@@ -7,13 +7,14 @@ replay itself has gathered; nothing that was computed then is used, it is only c
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
 
-from canaryd import plan, records
-from canaryd.errors import CanarydError
+from canaryd import plan, records, tally
+from canaryd.codec import decode
+from canaryd.errors import CanarydError, StoreError
 from canaryd.hindsight.past import Past
 from canaryd.measure import Case, Measurer
 from canaryd.model import (
@@ -29,6 +30,7 @@ from canaryd.model import (
     Release,
     RolloutState,
     RouteView,
+    SpanCounts,
     Verdict,
     WorkloadView,
 )
@@ -84,7 +86,7 @@ def replay(canary: Canary, source: MetricSource, found: Sequence[Record], rollou
     for group in groups:
         try:
             compared, evidence = _again(canary, measurer, group, evidence)
-        except (KeyError, TypeError, ValueError) as e:
+        except (KeyError, TypeError, ValueError, StoreError) as e:
             raise ReplayError(f"{group[-1].id} cannot be read: {type(e).__name__}: {e}") from e
         if past.failed is not None:
             raise past.failed
@@ -100,8 +102,13 @@ def _again(
     configured = body["weight"]["configured"]
     route = RouteView(configured, version=1, stamped_weight=configured) if configured is not None else None
     started = {pod: datetime.fromisoformat(at) for pod, at in look["started"].items()}
-    workloads = WorkloadView(look["ready"], started=started) if look["ready"] is not None else None
+    stable, other = look.get("versions") or ("", "")
+    workloads = (
+        WorkloadView(look["ready"], started=started, versions=(stable, other)) if look["ready"] is not None else None
+    )
     case = Case(canary=canary, state=state, route=route, workloads=workloads)
+    spans = (decode(SpanCounts, counts) for counts in look.get("spans", ()))
+    case.arrived = tuple(replace(counts, edges=tally.EDGES) for counts in spans)
     if look["read"]:
         measurer.measure([case], record.at)
     else:  # nothing could be read then, and what is readable now says nothing about that

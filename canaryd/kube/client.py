@@ -28,7 +28,7 @@ from canaryd.errors import (
 )
 from canaryd.kube.access import Access, access
 from canaryd.kube.asking import JSON, Ask, ask, explained, refusal, written
-from canaryd.kube.kinds import Kind
+from canaryd.kube.kinds import NAMESPACES, Kind
 from canaryd.kube.reach import QUIET_S, Pulse, reach_of
 
 if TYPE_CHECKING:
@@ -234,13 +234,16 @@ class KubeClient:
         return Watch(self, wanted, self._open(wanted, repeat=False))
 
     def allowed(self, verb: str, kind: Kind, namespace: str, *, name: str = "", subresource: str = "") -> bool:
-        """Whether RBAC lets us: a SelfSubjectAccessReview. `namespace` "": in all namespaces."""
+        """Whether RBAC lets us: a SelfSubjectAccessReview. `namespace` "": in all namespaces.
+
+        A namespace itself counts as being in itself.
+        """
         attributes = {
             "verb": verb,
             "group": kind.group,
             "version": kind.version,
             "resource": kind.plural,
-            "namespace": namespace if kind.namespaced else "",
+            "namespace": namespace if kind.namespaced or kind is NAMESPACES else "",
             "name": name,
             "subresource": subresource,
         }

@@ -384,21 +384,8 @@ class Reader(Protocol):
 class Direct:
     """Reads like an Informer, but holds nothing: every call asks the server. For commands that people type."""
 
-    def __init__(
-        self,
-        client: KubeClient,
-        kind: Kind,
-        *,
-        namespaces: Sequence[str] = (),
-        labels: str = "",
-        fields: str = "",
-        keep: Callable[[JSON], JSON] | None = None,
-    ) -> None:
-        self._client = client
-        self._kind = kind
-        self._namespaces = tuple(dict.fromkeys(namespaces))
-        self._labels, self._fields = labels, fields
-        self._keep = keep or without_managed_fields
+    def __init__(self, client: KubeClient, kind: Kind) -> None:
+        self._client, self._kind = client, kind
         self._asked = 0
 
     @property
@@ -442,15 +429,13 @@ class Direct:
     def get(self, namespace: str, name: str) -> JSON | None:
         """None when there is no such object. Raises KubeError."""
         try:
-            return self._keep(self._client.get(self._kind, namespace, name))
+            return without_managed_fields(self._client.get(self._kind, namespace, name))
         except KubeNotFoundError:
             return None
 
     def items(self, namespace: str | None = None) -> tuple[JSON, ...]:
-        """Of one namespace, of those it was made for, or of all. Raises KubeError."""
-        wanted: tuple[str | None, ...] = (namespace,) if namespace is not None else self._namespaces or (None,)
-        lists = (self._client.list(self._kind, n, labels=self._labels, fields=self._fields)[0] for n in wanted)
-        return tuple(self._keep(obj) for objects in lists for obj in objects)
+        """Of one namespace, or of all. Raises KubeError."""
+        return tuple(without_managed_fields(obj) for obj in self._client.list(self._kind, namespace)[0])
 
     def put(self, obj: JSON) -> None:
         """Nothing is held."""

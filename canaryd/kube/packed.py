@@ -9,15 +9,15 @@ from __future__ import annotations
 import json
 import zlib
 from base64 import b64decode, b64encode
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from canaryd.codec import decode, decode_state, encode, encode_state
 from canaryd.errors import StoreError
 from canaryd.model import Answer, Override, Record, RolloutState
 
-FORM = 1  # of the texts; rises when an older canaryd could not read them any more
+FORM = 2  # of the texts; rises when an older canaryd could not read them any more
 MOST_BYTES = 8 * 1024 * 1024  # of one text, unpacked
 SAID = 20  # words of people that are kept with their answers
 
@@ -29,10 +29,23 @@ class Chest:
     records: tuple[Record, ...] = ()  # in the order of saving
     owed: tuple[str, ...] = ()  # ids, oldest first; also of records that are in the companion
     said: tuple[tuple[Override, Answer], ...] = ()  # newest last
+    heard: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # id of an owed record -> who has told it
+    notes: Mapping[str, str] = field(default_factory=dict)  # of the notifiers, the oldest first
 
     def told(self, ids: Collection[str]) -> Chest:
         """Without what is no longer owed."""
-        return replace(self, owed=tuple(id_ for id_ in self.owed if id_ not in ids))
+        heard = {id_: names for id_, names in self.heard.items() if id_ not in ids}
+        return replace(self, owed=tuple(id_ for id_ in self.owed if id_ not in ids), heard=heard)
+
+    def told_by(self, marks: Mapping[str, Collection[str]]) -> Chest:
+        """With who has told what, as far as it is owed."""
+        new = {i: tuple(sorted({*self.heard.get(i, ()), *names})) for i, names in marks.items() if i in self.owed}
+        return replace(self, heard={**self.heard, **new}) if new else self
+
+    def amended(self, bodies: Mapping[str, Mapping[str, Any]]) -> Chest:
+        """With other bodies of some of the records."""
+        records = tuple(replace(r, body=bodies[r.id]) if r.id in bodies else r for r in self.records)
+        return replace(self, records=records)
 
     def plus(self, records: Sequence[Record]) -> Chest:
         """With new records."""
@@ -74,7 +87,12 @@ def unpack_state(text: Any, version: int, chest: Chest) -> RolloutState:
 def pack_chest(chest: Chest) -> str:
     """Records that resemble each other cost little."""
     said = [[encode(word), encode(answer)] for word, answer in chest.said]
-    return _text({"form": FORM, "records": [encode(r) for r in chest.records], "owed": list(chest.owed), "said": said})
+    value = {"form": FORM, "records": [encode(r) for r in chest.records], "owed": list(chest.owed), "said": said}
+    if chest.heard:  # an older canaryd, which does not know these, tells some again
+        value["heard"] = {id_: list(names) for id_, names in chest.heard.items()}
+    if chest.notes:
+        value["notes"] = dict(chest.notes)
+    return _text(value)
 
 
 def unpack_chest(text: Any) -> Chest:
@@ -87,7 +105,9 @@ def unpack_chest(text: Any) -> Chest:
         pairs = tuple((decode(Override, word), decode(Answer, answer)) for word, answer in said)
     except (TypeError, ValueError):
         raise StoreError("said: expected pairs of a word and its answer") from None
-    return Chest(tuple(decode(Record, r) for r in records), tuple(owed), pairs)
+    heard = {id_: tuple(map(str, names)) for id_, names in _mapping(value, "heard", list).items()}
+    notes = _mapping(value, "notes", str)
+    return Chest(tuple(decode(Record, r) for r in records), tuple(owed), pairs, heard, notes)
 
 
 def pack_records(records: Sequence[Record]) -> str:
@@ -125,4 +145,11 @@ def _list(value: dict[str, Any], key: str) -> list[Any]:
     found = value.get(key, [])
     if not isinstance(found, list):
         raise StoreError(f"{key}: expected a list")
+    return found
+
+
+def _mapping(value: dict[str, Any], key: str, kind: type) -> dict[str, Any]:
+    found = value.get(key, {})
+    if not isinstance(found, dict) or not all(isinstance(v, kind) for v in found.values()):
+        raise StoreError(f"{key}: expected a mapping of {'lists' if kind is list else 'texts'}")
     return found

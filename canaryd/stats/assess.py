@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from canaryd.model import Floats
-from canaryd.stats import bernoulli, difference, edges, gauge
+from canaryd.stats import bernoulli, difference, edges, gauge, traces
 from canaryd.stats.discovery import e_bh
 from canaryd.stats.dispersion import needed_for, soften
 from canaryd.stats.evidence import EPOCHS, Batch, J, Mask, noise
 
 WEIGHT_ERRORS, WEIGHT_LATENCY, WEIGHT_HARD, WEIGHT_ALONE = 0.40, 0.40, 0.10, 0.05
-WEIGHT_RESERVE = 0.05  # cash, kept for sources of evidence to come
+WEIGHT_TRACES = 0.05  # cash where there are none, or where they are not known to be sampled alike
 _LOG_EPOCHS = np.log([0.5] + [0.5 / (EPOCHS - 1)] * (EPOCHS - 1))
 
 
@@ -61,16 +61,20 @@ def log_sum(values: Floats, axis: int | tuple[int, ...]) -> Floats:
     return np.asarray(np.squeeze(out, axis=axis))
 
 
-def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Assessment:
-    """gates: index of the present step of each canary; weights: its present share 0..1."""
+def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float], spans: Floats | None = None) -> Assessment:
+    """gates: index of the present step of each canary; weights: its present share 0..1.
+
+    spans: (C,) ln of the e-value of each canary's spans, 0 without any; see canaryd.stats.traces.
+    """
     a = batch.a
     rates = batch.rates()
-    rows = _row_evidence(batch)
-    log_w = _row_weights(batch)
+    rows = row_evidence(batch)
+    log_w = row_weights(batch)
     phi0 = np.maximum(batch.clock("phi0"), 1.0)[:, None]
     hard, alone = (log_sum(a[name] / phi0, -1) - np.log(J) for name in ("hard", "alone"))
     parts = [log_sum(log_w + rows, -1), np.log(WEIGHT_HARD) + hard, np.log(WEIGHT_ALONE) + alone]
-    combined = log_sum(np.stack([*parts, np.full(len(hard), np.log(WEIGHT_RESERVE))], -1), -1)
+    by_operation = np.zeros(len(hard)) if spans is None else spans
+    combined = log_sum(np.stack([*parts, np.log(WEIGHT_TRACES) + by_operation], -1), -1)
     rows = rows.copy()
     rows[:, 0] = np.maximum(rows[:, 0], np.maximum(hard, alone))
     at = np.arange(len(batch.rules)), slice(None), np.clip(gates, 0, None)
@@ -112,7 +116,22 @@ def assess(batch: Batch, gates: Sequence[int], weights: Sequence[float]) -> Asse
     )
 
 
-def _row_evidence(batch: Batch) -> Floats:
+def span_noise(batch: Batch, of: Sequence[int]) -> traces.Noise:
+    """What is known of the noise of requests, which stands for that of their spans, of the canaries `of`.
+
+    Of latency, the most that pods differ in at any judged edge; where none is judged, that of errors.
+    """
+    phi0, tau2, freedom = noise(batch)
+    timed = ~batch.query & (np.arange(batch.m) > 0) & (batch.a["usable"] > 0)
+    worst = np.where(timed.any(-1), np.argmax(np.where(timed, tau2, -1.0), axis=-1), 0)
+    rows = np.stack([np.zeros_like(worst), worst], axis=-1)
+    pods = np.stack([(batch.a["served"] > 0).sum(1), (batch.a["pods_c"][:, 0] > 0).sum(1)], axis=1).astype(np.float64)
+    at = list(of)
+    clusters, between, known = (np.take_along_axis(values, rows, axis=-1)[at] for values in (phi0, tau2, freedom))
+    return traces.Noise(clusters, between, known, pods[at])
+
+
+def row_evidence(batch: Batch) -> Floats:
     """(C, M) log e-value of each row: mean over alternatives and epochs; epochs not begun are cash.
 
     Each log e-value is divided by the inflation of its variance first, and softened where that is uncertain.
@@ -123,7 +142,7 @@ def _row_evidence(batch: Batch) -> Floats:
     return log_sum(per_epoch + _LOG_EPOCHS[None, :, None], 1)
 
 
-def _row_weights(batch: Batch) -> Floats:
+def row_weights(batch: Batch) -> Floats:
     """(C, M) log weights; a family that is not judged leaves its weight to the other, as does one without rows.
 
     Failures counted by the operator's own queries are of the family of errors; rows of a family share alike.

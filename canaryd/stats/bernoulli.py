@@ -50,10 +50,14 @@ def log_e_worse(
     """
     x_c, n_c, x_s, n_s, a_c, a_s, r, d = _arrays(x_c, n_c, x_s, n_s, a_c, a_s, r, d)
     inside = a_c <= (1 + r) * a_s + d
-    low = a_s
-    high = np.maximum(np.minimum((a_c - d) / (1 + r), (1 - d) / (1 + r) - TINY), low)
-    p = _project(n_c, n_s, a_c, a_s, r, d, low, high)
+    p = projected(n_c, n_s, a_c, a_s, r, d)
     return _log_ratio(x_c, n_c, x_s, n_s, a_c, a_s, p, r, d, inside)
+
+
+def projected(n_c: Floats, n_s: Floats, a_c: Floats, a_s: Floats, r: Floats, d: Floats) -> Floats:
+    """Stable's share p at the point of "at most tolerably worse" nearest to the alternative; q = (1 + r) p + d."""
+    high = np.maximum(np.minimum((a_c - d) / (1 + r), (1 - d) / (1 + r) - TINY), a_s)
+    return _project(n_c, n_s, a_c, a_s, r, d, a_s, high)
 
 
 def log_e_fine(

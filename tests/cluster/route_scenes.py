@@ -104,9 +104,9 @@ class Cluster:
 
 
 class InCluster:
-    """router_promises.Scene."""
+    """router_promises.PlainScene."""
 
-    swaps, adopts = False, True
+    swaps = False
 
     def __init__(self, bench: Bench, kind: Kind, make: Callable[[str], Object], route: Callable[[str], Route]) -> None:
         self.cluster = Cluster(bench, kind)

@@ -6,12 +6,12 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from demo_process import alive_in, started
 
 from canaryd.demo.processes import wait_until
 
@@ -21,43 +21,16 @@ LONG = pytest.mark.skipif(os.environ.get("CANARYD_LONG") != "1", reason="takes t
 
 @contextmanager
 def demo(directory: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
-    """The demo in a process group of its own, as in a terminal; what it says goes to `directory`/said."""
+    """The demo with a directory for temporary files of its own; what it says goes to `directory`/said."""
     (directory / "tmp").mkdir()
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT / 'tests' / 'cluster'}:{ROOT}", "TMPDIR": str(directory / "tmp")}
-    with (directory / "said").open("w") as said:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "demo", *options],
-            cwd=ROOT,
-            env={**environment, "NO_COLOR": "1"},
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            text=True,
-            process_group=0,
-        )
-    try:
+    path = f"{ROOT / 'tests' / 'cluster'}:{ROOT}"
+    own = {"PYTHONPATH": path, "TMPDIR": str(directory / "tmp"), "NO_COLOR": "1"}
+    with started(["demo", *options], ROOT, directory / "said", own) as process:
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
 
 
 def said(directory: Path) -> str:
     return (directory / "said").read_text()
-
-
-def alive_in(directory: Path) -> list[str]:
-    """Command lines of processes that speak of the directory."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue  # it has ended meanwhile
-        if str(directory) in line and entry.parent.name != str(os.getpid()):
-            found.append(line)
-    return found
 
 
 @LONG

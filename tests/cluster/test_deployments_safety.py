@@ -405,6 +405,35 @@ def test_a_stable_deployment_brought_by_the_user_keeps_its_labels_and_outlives_t
     assert not [key for key in made["metadata"]["annotations"] if key.startswith("canaryd.io/")]
 
 
+class _Raced:
+    """A client before whose first new Deployment somebody else makes one of that name."""
+
+    def __init__(self, client: Any, first: Callable[[], object]) -> None:
+        self._client, self._first = client, first
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def create(self, kind: Any, namespace: str, body: Any) -> Any:
+        if kind.plural == "deployments":
+            self._first()
+        return self._client.create(kind, namespace, body)
+
+
+def test_a_stable_that_is_brought_in_the_moment_in_which_one_is_made_gets_the_service_that_selects_its_pods(
+    rig: Made, eyes: Eyes
+) -> None:
+    one = rig("raced")
+    own = deployment("raced-stable", "demo/app:v1", 2)
+    one.workloads = eyes.workloads(_Raced(eyes.client, lambda: one.admin.apply(own)))
+    with pytest.raises(WorkloadError, match="raced-stable was made by somebody meanwhile"):
+        one.shape()
+    one.workloads = eyes.workloads()
+    one.settle(lambda: one.view().ready, "both")
+    assert one.admin.get("services", "raced-stable")["spec"]["selector"] == {"app": "raced-stable"}
+    assert "canaryd.io/managed-by" not in (one.deployment(one.stable)["metadata"].get("labels") or {})
+
+
 def test_another_canarys_stable_deployment_is_refused_by_name(rig: Made) -> None:
     one, two = rig("mine"), rig("yours")
     one.adopt()

@@ -311,12 +311,16 @@ def test_stop_ends_the_thread_within_a_second_even_while_the_server_hangs(contro
 def test_without_a_cache_the_same_questions_go_to_the_server(control_plane: Bench, client: KubeClient) -> None:
     made = client.create(CONFIG_MAPS, "shop", config_map("direct"))
     client.create(CONFIG_MAPS, "monitoring", config_map("direct"))
-    direct = Direct(client, CONFIG_MAPS, namespaces=("shop", "monitoring"), labels=OURS)
+    direct = Direct(client, CONFIG_MAPS)
     held = direct.get("shop", "direct")
     assert held is not None
     assert held["metadata"]["uid"] == made["metadata"]["uid"]
     assert direct.get("shop", "nobody") is None
-    assert [len(direct.items()), len(direct.items("shop"))] == [2, 1]
+    found = [
+        [o["metadata"]["namespace"] for o in direct.items(n) if o["metadata"]["name"] == "direct"]
+        for n in (None, "shop")
+    ]
+    assert [sorted(namespaces) for namespaces in found] == [["monitoring", "shop"], ["shop"]]
     assert (direct.synced, direct.trouble()) == (True, "")
     change(client, "direct", "2")
     again = direct.get("shop", "direct")
@@ -324,7 +328,7 @@ def test_without_a_cache_the_same_questions_go_to_the_server(control_plane: Benc
     assert again["data"]["x"] == "2"
     anna = KubeClient.connect(kubeconfig=str(control_plane.kubeconfig("anna")))
     with pytest.raises(KubeForbiddenError):
-        Direct(anna, CONFIG_MAPS, namespaces=("shop",)).items()
+        Direct(anna, CONFIG_MAPS).items("shop")
     anna.close()
 
 

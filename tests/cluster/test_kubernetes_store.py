@@ -10,6 +10,8 @@ import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,7 @@ from canaryd.demo.processes import wait_until  # noqa: E402
 from canaryd.errors import ConflictError, OverrideError, Problem, StoreError  # noqa: E402
 from canaryd.kube import words  # noqa: E402
 from canaryd.kube.client import KubeClient  # noqa: E402
-from canaryd.kube.companion import MOST_BYTES  # noqa: E402
+from canaryd.kube.companion import MOST_BYTES, OWED  # noqa: E402
 from canaryd.kube.informer import Direct, Informer  # noqa: E402
 from canaryd.kube.kinds import CANARIES  # noqa: E402
 from canaryd.model import (  # noqa: E402
@@ -586,6 +588,60 @@ def test_what_was_told_is_written_down_by_the_next_save_by_pruning_or_at_the_end
     store.close()
     assert kube.requests["patch", "canaries"] == patches
     assert store.save(API, RolloutState(), version, []) == version + 1  # none of that made a decision stale
+
+
+def test_what_notifiers_did_costs_one_write_and_is_there_for_the_next_leader(
+    store: KubernetesStore, kube: KubeClient, informer: Informer
+) -> None:
+    store.save(API, RolloutState(), 0, [wordy(n, tell=True) for n in (1, 2)])
+    before = sum(kube.requests.values())
+    store.told([f"{API}/1"], "slack", ("slack", "log"))
+    store.told([f"{API}/1", f"{API}/2"], "log", ("slack", "log"))
+    store.remember(API, "slack/api-1", "C1 1.5")
+    store.amend(replace(wordy(2), body={"traces": {"note": "none"}}))
+    store.write_down(timedelta(minutes=1))
+    assert sum(kube.requests.values()) == before
+    store.write_down()
+    store.write_down()
+    assert sum(kube.requests.values()) == before + 1
+    fresh = KubernetesStore(kube, informer)
+    assert [r.id for r in fresh.owed()] == [f"{API}/2"]
+    assert ([r.id for r in fresh.owed(by="slack")], fresh.owed(by="log")) == ([f"{API}/2"], ())
+    assert fresh.memo(API) == {"slack/api-1": "C1 1.5"}
+    assert fresh.owed()[0].body == {"traces": {"note": "none"}}
+
+
+def test_a_record_that_has_left_the_status_is_amended_in_the_companion(
+    store: KubernetesStore, kube: KubeClient, informer: Informer
+) -> None:
+    version = store.save(API, RolloutState(), 0, [wordy(1, tell=True)])
+    for n in range(2, 40):
+        version = store.save(API, RolloutState(), version, [wordy(n)])
+    store.owed()
+    store.amend(replace(wordy(1), body={"traces": {"note": "late"}}))
+    assert store.owed()[0].body == {"traces": {"note": "late"}}
+    assert store.records(API, limit=100)[-1].body == {"traces": {"note": "late"}}
+    assert KubernetesStore(kube, informer).owed()[0].body == {"traces": {"note": "late"}}
+
+
+def test_what_is_owed_outlives_a_companion_that_forgets_the_oldest(
+    store: KubernetesStore, kube: KubeClient, informer: Informer, admin: Client
+) -> None:
+    """A chat that is down for a day while the looks go on."""
+    version = store.save(API, RolloutState(), 0, [wordy(1, tell=True)])
+    last = 1
+    while last % 10 or f"{API}/2" in {r.id for r in store.records(API, limit=10_000)}:
+        last += 1
+        version = store.save(API, RolloutState(), version, [wordy(last, tell=last == 20, size=4000)])
+        assert last < 400
+    fresh = KubernetesStore(kube, informer)
+    assert fresh.owed() == (wordy(1, tell=True), wordy(20, tell=True, size=4000))
+    assert sum(map(len, admin.get("configmaps", COMPANION)["binaryData"].values())) < 2 * MOST_BYTES
+    fresh.told([f"{API}/1", f"{API}/20"])
+    fresh.write_down()
+    for n in range(last + 1, last + 9):
+        version = fresh.save(API, RolloutState(), version, [wordy(n, size=4000)])
+    assert OWED not in admin.get("configmaps", COMPANION)["binaryData"]
 
 
 def test_without_a_companion_decisions_are_still_saved_and_the_status_stays_bounded(

@@ -8,10 +8,15 @@ import pytest
 from bench import Bench
 from route_scenes import SCENES
 from router_promises import *  # noqa: F403
-from router_promises import Scene
+from router_promises import PlainScene
 
 
 @pytest.fixture(params=SCENES.values(), ids=SCENES.keys())
-def scene(request: pytest.FixtureRequest, control_plane: Bench) -> Iterator[Scene]:
+def scene(request: pytest.FixtureRequest, control_plane: Bench) -> Iterator[PlainScene]:
     with request.param(control_plane) as made:
         yield made
+
+
+@pytest.fixture
+def adopting(scene: PlainScene) -> PlainScene:
+    return scene

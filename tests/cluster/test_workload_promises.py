@@ -11,10 +11,12 @@ import pytest
 pytest.register_assert_rewrite("workload_promises")
 from bench import Bench  # noqa: E402
 from bench.apps import deployment  # noqa: E402
-from deployments_rig import Made, Rig, with_deployment  # noqa: E402
+from deployments_rig import NAMESPACE, Made, Rig, with_deployment  # noqa: E402
 from workload_promises import *  # noqa: E402, F403
 from workload_promises import BLUE, GREEN, Scene  # noqa: E402
 
+from canaryd.demo.processes import wait_until  # noqa: E402
+from canaryd.deployments import pods  # noqa: E402
 from canaryd.model import Phase, RolloutState, WorkloadView  # noqa: E402
 
 
@@ -35,6 +37,7 @@ class InDeployments:
     def disturb(self) -> str:
         self._one.app.scale(0)
         self._one.caught_up()
+        wait_until(lambda: not pods.of(GREEN, self._one.eyes.pods.items(NAMESPACE)), "its pods to be seen to go", 30)
         return GREEN
 
 

@@ -1,12 +1,12 @@
 """The world around a rollout goes wrong or changes: each time it ends in a safe state that says what it is.
 
 All services are on one stage, and what happens to each of them happens at once, in threads: a test waits for what has
-become of its own. What happens to everything there is (no counters, an older definition) comes at the end.
+become of its own. What happens to everything at once is in files of its own: test_sight.py, test_definition.py,
+test_parting.py.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import subprocess
@@ -16,13 +16,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from bench import ApiError, Bench, BenchPrometheus
+from bench import Bench, BenchPrometheus
 from release_scenes import NAMESPACE, Canaryd, canaryd, eventually, install, manifest, now, settings, sleep
 from route_scenes import http_route
 from world_scenes import (
     GOING,
     HOLDING,
-    LONG,
     Stage,
     applied_again,
     has_weight,
@@ -32,27 +31,14 @@ from world_scenes import (
     weights,
 )
 
-from canaryd import crd
-
 pytestmark = pytest.mark.slow
 
-DOOMED = "doomed"  # a namespace of its own
 HOST = "web.example"
-AT_ONCE = 10  # scenes
-GO = ("done", "auto", "web", "sight")  # the others stay at their first step
+AT_ONCE = 12  # scenes
+GO = ("done", "auto", "web")  # the others stay at their first step
 Scene = Callable[[Stage], None]
 SCENES: dict[str, Scene] = {}
 ON_STAGE: dict[str, tuple[str, ...]] = {}  # test → its services
-
-
-def on_stage(*services: str) -> Callable[[Scene], Scene]:
-    """These services are there for this test."""
-
-    def mark(test: Scene) -> Scene:
-        ON_STAGE[test.__name__] = services
-        return test
-
-    return mark
 
 
 def together(*services: str) -> Callable[[Scene], Callable[[dict[str, Future[None]]], None]]:
@@ -75,10 +61,8 @@ def together(*services: str) -> Callable[[Scene], Callable[[dict[str, Future[Non
 def looked_after(
     mesh: Bench, prometheus: BenchPrometheus, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Canaryd]:
-    mesh.namespace(DOOMED)
-    install(mesh, NAMESPACE, DOOMED)
-    lease = {"duration": "10s", "namespace": "canaryd"}
-    wanted = settings(prometheus, namespaces=[NAMESPACE, DOOMED], lease=lease)
+    install(mesh)
+    wanted = settings(prometheus, lease={"duration": "10s", "namespace": "canaryd"})
     with canaryd(mesh, tmp_path_factory.mktemp("world"), wanted, replicas=2) as running:
         yield running
 
@@ -215,6 +199,29 @@ def test_a_stable_that_is_deleted_is_made_again_from_what_was_proven(stage: Stag
     assert stage["base"].phase() == "Progressing"
 
 
+@together("edit")
+def test_a_template_of_stable_that_somebody_changes_is_told_and_left_and_can_be_released(stage: Stage) -> None:
+    edit, bench = stage["edit"], stage.bench
+    edit.until("Idle", patience=30)
+    bench.kubectl("set", "image", "deployment/edit-stable", "app=demo/app:v1-hot", "-n", NAMESPACE)
+    eventually(lambda: edit.condition("Ready").get("status") == "False", "Ready=False", 30)
+    assert "the image of app is demo/app:v1-hot, demo/app:v1 was proven" in edit.condition("Ready")["message"]
+    assert len(edit.events("Held")) == 1
+    sleep(10)
+    assert edit.images("edit-stable") == {"demo/app:v1-hot"}, "a person's word"
+    assert edit.phase() == "Idle"
+    bench.kubectl("rollout", "undo", "deployment/edit-stable", "-n", NAMESPACE)
+    eventually(lambda: edit.condition("Ready").get("status") == "True", "Ready=True", 30)
+    bench.kubectl("set", "image", "deployment/edit-stable", "app=demo/app:v1-hot", "-n", NAMESPACE)
+    eventually(lambda: edit.condition("Ready").get("status") == "False", "Ready=False again", 90)
+    stage.release("v1-hot", "edit")  # what stable runs already, with a name from now on
+    stage.override("edit", action="promote", full=True, by="anna", revision=edit.status()["revision"])
+    edit.until("Succeeded", patience=90)
+    eventually(lambda: edit.condition("Ready").get("status") == "True", "Ready=True in the end", 30)
+    assert edit.images("edit-stable") == {"demo/app:v1-hot"}
+    assert stage.failures("edit") == []
+
+
 @together("zero")
 def test_a_canary_scaled_to_nothing_by_a_person_is_rolled_back_and_a_stable_so_scaled_is_told(stage: Stage) -> None:
     stage.release("v2", "zero")
@@ -319,7 +326,7 @@ def test_a_new_image_after_a_pause_and_after_a_rollback_is_a_new_rollout(stage: 
 def test_a_new_image_during_a_promotion_waits_until_that_has_ended_and_is_not_promoted_unseen(stage: Stage) -> None:
     done = stage["done"]
     stage.release("v2", "done", phase="Promoting")
-    done.app.set_image("demo/app:v3-err50")
+    done.app.set_image("demo/app:v3-err60")
     promoted = done.events("Promoted", patience=90)
     assert done.images("done-stable") == {"demo/app:v2"}
     status = done.until("RolledBack", patience=120)
@@ -329,7 +336,7 @@ def test_a_new_image_during_a_promotion_waits_until_that_has_ended_and_is_not_pr
     done.app.set_image("demo/app:v2")  # what stable runs
     sleep(6)
     assert len(done.events("RolloutStarted")) == 2
-    assert {f.tag for f in stage.failures("done")} <= {"v3-err50"}
+    assert {f.tag for f in stage.failures("done")} <= {"v3-err60"}
 
 
 # ── what people say ──────────────────────────────────────────────────────────────────────────────────────────
@@ -365,6 +372,41 @@ def test_people_are_obeyed_once_and_answered_whichever_way_they_say_it(stage: St
     assert stage.failures("words") == []
 
 
+@together("ops")
+def test_what_is_said_with_kubectl_annotate_is_neither_repeated_nor_undone_by_a_tool_that_applies(stage: Stage) -> None:
+    ops, bench = stage["ops"], stage.bench
+    plain = manifest("ops", **HOLDING)
+
+    def applied(word: dict[str, str]) -> dict[str, Any]:
+        annotations = {"canaryd.io/override": json.dumps(word)}
+        return {**plain, "metadata": {**plain["metadata"], "annotations": annotations}}
+
+    stage.release("v2", "ops")
+    promote = {"action": "promote", "by": "bert", "revision": ops.status()["revision"]}
+    stage.override("ops", **promote)
+    assert stage.answered("ops", "promote")["accepted"] is True
+    has_weight(bench, "ops", 50, patience=10)
+    bench.kubectl("replace", "-f", "-", stdin=json.dumps(plain))  # without the annotation, and without the finalizer
+    for _ in range(3):
+        bench.client().apply(applied(promote), manager="argocd-controller")
+        sleep(1.5)
+    assert (ops.phase(), weights(bench, "ops")["ops-canary"]) == ("Progressing", 50), "a second one would promote it"
+    abort = {"action": "abort", "by": "anna", "reason": "customers complain"}
+    stage.override("ops", **abort)
+    ops.until("RolledBack", patience=15)
+    bench.kubectl("replace", "-f", "-", stdin=json.dumps(plain))
+    sleep(2)
+    assert ops.phase() == "RolledBack", "the word that is gone stays carried out"
+    _says(bench, "retry", "ops")
+    ops.until("Progressing", patience=60)
+    for _ in range(3):
+        bench.client().apply(applied(abort), manager="argocd-controller")
+        sleep(1.5)
+    assert ops.phase() == "Progressing"
+    assert bench.client().get("canaries", "ops", NAMESPACE)["metadata"]["finalizers"], "it is put back"
+    assert stage.failures("ops") == []
+
+
 def _says(bench: Bench, action: str, name: str, *options: str) -> None:
     argv = [sys.executable, "-m", "canaryd", action, name, "--reason", "a test", *options]
     where = ["--kubeconfig", str(bench.kubeconfig()), "--context", "bench", "-n", NAMESPACE]
@@ -390,27 +432,6 @@ def test_a_second_canary_for_the_same_things_is_refused_and_the_first_goes_on(st
         assert owner in _ready(stage, name)["message"]
         admin.delete("canaries", name, NAMESPACE)
     assert stage["held"].condition("Ready")["status"] == "True"
-
-
-@together()
-def test_names_that_reach_into_another_namespace_are_refused(stage: Stage) -> None:
-    admin = stage.bench.client()
-    refused = [
-        {"workloads": {"deployment": {"name": "other/api"}}},
-        {"route": {"istio": {"virtualServices": [{"name": "other/api"}]}}},
-        {"route": {"istio": {"virtualServices": [{"name": "x"}], "stable": {"host": "api.other.svc.cluster.local"}}}},
-    ]
-    for number, spec in enumerate(refused):
-        body = manifest(f"reach-{number}", **{**HOLDING, **spec})
-        with contextlib.suppress(ApiError):  # by the schema, or else by canaryd
-            admin.create(body)
-        if admin.find("canaries", body["metadata"]["name"], NAMESPACE) is None:
-            continue
-        name = body["metadata"]["name"]
-        eventually(lambda n=name: _ready(stage, n).get("status") == "False", f"{name} is refused", 20)
-        print(_ready(stage, name)["message"])
-        assert "namespace" in _ready(stage, name)["message"] or "host" in _ready(stage, name)["message"]
-        admin.delete("canaries", name, NAMESPACE)
 
 
 @together()
@@ -440,126 +461,3 @@ def _ready(stage: Stage, name: str) -> dict[str, Any]:
     found = stage.bench.client().find("canaries", name, NAMESPACE) or {}
     conditions = (found.get("status") or {}).get("conditions") or ()
     return next((dict(c) for c in conditions if c["type"] == "Ready"), {})
-
-
-# ── parting ──────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-@together("leave")
-def test_a_canary_deleted_under_way_leaves_the_plain_service_without_a_lost_request(stage: Stage) -> None:
-    stage.release("v2", "leave")
-    stage.bench.kubectl("delete", "canary", "leave", "-n", NAMESPACE, "--wait=false")
-    _gone(stage, "leave")
-    assert weights(stage.bench, "leave") == {"leave": 100}
-    assert stage["leave"].images("leave") == {"demo/app:v1"}
-    admin = stage.bench.client()
-    eventually(lambda: not admin.find("deployments", "leave-stable", NAMESPACE), "no stable", 20)
-    assert not admin.find("services", "leave-canary", NAMESPACE)
-    sleep(3)
-    assert stage.failures("leave") == []
-
-
-@together("left")
-def test_an_orphaned_canary_leaves_everything_as_it_is(stage: Stage) -> None:
-    stage.release("v2", "left")
-    stage.bench.kubectl("annotate", "canary", "left", "-n", NAMESPACE, "canaryd.io/on-delete=orphan")
-    stage.bench.kubectl("delete", "canary", "left", "-n", NAMESPACE, "--wait=false")
-    _gone(stage, "left", patience=15)
-    assert weights(stage.bench, "left") == {"left-stable": 80, "left-canary": 20}
-    assert stage["left"].images("left-stable") == {"demo/app:v1"}
-    assert stage.failures("left") == []
-
-
-@together()
-def test_a_namespace_can_be_deleted_with_the_canaries_in_it(stage: Stage) -> None:
-    bench = stage.bench
-    bench.app("gone", replicas=1, namespace=DOOMED)
-    body = manifest("gone", **HOLDING)
-    body["metadata"]["namespace"] = DOOMED
-    bench.client().apply(body)
-
-    def adopted() -> bool:
-        found = bench.client().get("canaries", "gone", DOOMED)
-        return bool((found.get("status") or {}).get("stableRevision")) and bool(found["metadata"].get("finalizers"))
-
-    eventually(adopted, "gone is adopted", 60)
-    bench.client().delete("namespaces", DOOMED, None)
-    eventually(lambda: bench.client().find("namespaces", DOOMED, None) is None, "the namespace is gone", 90)
-
-
-def _gone(stage: Stage, name: str, patience: float = 60) -> None:
-    eventually(
-        lambda: stage.bench.client().find("canaries", name, NAMESPACE) is None, f"canary {name} is gone", patience
-    )
-
-
-# ── what happens to all of them ──────────────────────────────────────────────────────────────────────────────
-
-
-@on_stage("parted")
-def test_a_canary_deleted_while_no_canaryd_runs_waits_for_one(stage: Stage, looked_after: Canaryd) -> None:
-    for replica in looked_after.replicas:
-        replica.child.kill()
-    stage.bench.kubectl("delete", "canary", "parted", "-n", NAMESPACE, "--wait=false")
-    sleep(2)
-    assert stage["parted"].status()
-    for identity in ("canaryd", "canaryd-2"):
-        looked_after.start(identity)
-    looked_after.leader()
-    _gone(stage, "parted")
-    assert weights(stage.bench, "parted") == {"parted": 100}
-
-
-@on_stage("sight")
-@pytest.mark.parametrize("how", ["killed", "frozen"])
-def test_without_prometheus_a_rollout_is_held_and_goes_on_afterwards(
-    stage: Stage, prometheus: BenchPrometheus, how: str
-) -> None:
-    sight, tag = stage["sight"], f"v2-{how}"
-    stage.load(30, "sight")
-    before = {reason: _told(stage, reason) for reason in ("SightLost", "SightRegained")}
-    stage.release(tag, "sight")
-    if how == "killed":
-        prometheus.child.kill()
-    else:
-        prometheus.child.freeze()
-    sleep(300 if LONG else 25)
-    status = sight.status()
-    assert (status["phase"], status["verdict"]) == ("Progressing", "blind"), status
-    print(status["message"])
-    assert sight.condition("Ready")["status"] == "True"
-    if how == "killed":
-        prometheus.start()
-    else:
-        prometheus.child.thaw()
-    sight.until("Succeeded", patience=120)
-    assert {reason: _told(stage, reason) - before[reason] for reason in before} == dict.fromkeys(before, 1)
-    assert stage.failures("sight") == []
-
-
-def _told(stage: Stage, reason: str) -> int:
-    events = stage.bench.client().list("events", NAMESPACE)
-    return sum(e["reason"] == reason and e["involvedObject"]["name"] == "sight" for e in events)
-
-
-@on_stage("older")
-def test_an_older_definition_that_drops_the_state_holds_everything_until_it_is_put_right(stage: Stage) -> None:
-    admin, older = stage.bench.client(), stage["older"]
-    held = older.status()
-    old = crd.definition()
-    properties = old["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]["properties"]
-    for lost in ("state", "version", "records"):
-        properties.pop(lost)
-    admin.apply(old)
-    eventually(lambda: "state" not in older.status(), "the state is dropped", 30)
-    (event, *_) = [e for e in older.events("Held", patience=40) if "CRD" in e["message"]] or [None]
-    assert event is not None
-    assert "status.version" in event["message"]
-    began = now()
-    sleep(10)
-    writes = [r for r in stage.bench.audit.requests(since=began) if r.is_write and r.resource.startswith("canaries")]
-    assert writes == [], "nothing is written over what is still there"
-    admin.apply(crd.definition())
-    eventually(lambda: older.status().get("state") == held["state"], "the state is back", 30)
-    older.app.set_image("demo/app:v7")
-    older.until("Progressing", patience=90)

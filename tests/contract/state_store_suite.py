@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from threading import Barrier
 from typing import Any
@@ -28,6 +28,7 @@ from canaryd.model import (
     Release,
     RolloutState,
 )
+from canaryd.ports import MOST_NOTES, NOTE
 
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -264,6 +265,74 @@ def test_telling_does_not_make_a_decision_stale(store: Any) -> None:
     version = store.save(API, RolloutState(), 0, [record(1, tell=True)])
     store.told([f"{API}/1"])
     assert store.save(API, RolloutState(), version, []) == version + 1
+
+
+def test_what_one_notifier_has_told_another_still_owes(store: Any) -> None:
+    store.save(API, RolloutState(), 0, [record(1, tell=True), record(2), record(3, tell=True)])
+    both = ("log", "slack")
+    store.told([f"{API}/1", f"{API}/2", "unknown"], "log", both)
+    assert ids(store.owed(by="log")) == [f"{API}/3"]
+    assert ids(store.owed(by="slack")) == [f"{API}/1", f"{API}/3"]
+    assert ids(store.owed()) == [f"{API}/1", f"{API}/3"]
+    store.told([f"{API}/1"], "log", both)
+    assert ids(store.owed(limit=1, by="log")) == [f"{API}/3"]
+    store.told([f"{API}/3", f"{API}/1"], "slack", both)
+    assert (store.owed(by="slack"), ids(store.owed(by="log"))) == ((), [f"{API}/3"])
+    assert ids(store.owed()) == [f"{API}/3"]
+    store.told([f"{API}/3"], "log", both)
+    assert store.owed() == ()
+
+
+def test_a_notifier_that_is_new_owes_what_is_owed_and_one_that_is_gone_holds_up_nothing(store: Any) -> None:
+    store.save(API, RolloutState(), 0, [record(n, tell=True) for n in (1, 2)])
+    store.told([f"{API}/1"], "log", ("log", "gone"))
+    assert ids(store.owed(by="new")) == [f"{API}/1", f"{API}/2"]
+    store.told([f"{API}/1"], "new", ("log", "new"))
+    assert ids(store.owed()) == [f"{API}/2"]
+    store.told([f"{API}/2"])
+    assert store.owed() == store.owed(by="log") == ()
+
+
+def test_an_amended_record_is_the_amended_one_everywhere_and_nothing_else_of_it_changes(store: Any) -> None:
+    version = store.save(API, RolloutState(), 0, [record(1, tell=True), record(2)])
+    first = store.records(API)[1]
+    store.amend(replace(first, sentence="something else", tell=False, body={**first.body, "traces": {"note": "none"}}))
+    amended = replace(first, body={"n": 1, "traces": {"note": "none"}})
+    assert store.records(API) == (record(2), amended)
+    assert store.owed() == (amended,)
+    store.amend(record(9))
+    store.amend(replace(record(1), id="unknown"))
+    assert len(store.records(API)) == 2
+    assert store.save(API, RolloutState(), version, [record(3)]) == version + 1  # no decision became stale
+    assert store.records(API)[-1] == amended
+
+
+def test_notes_are_kept_small_few_and_apart(store: Any) -> None:
+    version = store.save(API, RolloutState(), 0, [])
+    store.save(WEB, RolloutState(), 0, [])
+    assert store.memo(API) == {}
+    store.remember(API, "slack/api-1", "C1 1.5")
+    store.remember(API, "slack/api-1", "C1 2.5")
+    store.remember(API, "gone", "x")
+    store.remember(API, "gone", "")
+    store.remember(WEB, "slack/web-1", "C2")
+    assert (store.memo(API), store.memo(WEB)) == ({"slack/api-1": "C1 2.5"}, {"slack/web-1": "C2"})
+    for n in range(MOST_NOTES):
+        store.remember(API, f"note {n}", "✓")
+    store.save(API, RolloutState(), version, [])
+    assert list(store.memo(API)) == [f"note {n}" for n in range(MOST_NOTES)]
+    for key, value in (("k", "x" * (NOTE + 1)), ("k" * (NOTE + 1), "x"), ("", "x")):
+        with pytest.raises(StoreError, match="a note of"):
+            store.remember(API, key, value)
+
+
+def test_what_notifiers_write_down_does_not_make_a_decision_stale(store: Any) -> None:
+    version = store.save(API, RolloutState(), 0, [record(1, tell=True)])
+    store.remember(API, "slack/api-1", "C1")
+    store.told([f"{API}/1"], "slack", ("slack", "log"))
+    store.prune(NOW, 0)
+    assert store.save(API, RolloutState(), version, []) == version + 1
+    assert (ids(store.owed(by="log")), store.owed(by="slack")) == ([f"{API}/1"], ())
 
 
 def test_pruning_keeps_the_latest_the_young_and_what_was_not_told(store: Any, ability: Ability) -> None:

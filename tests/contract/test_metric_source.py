@@ -488,6 +488,7 @@ SERVER_FAILURES: dict[str, Script] = {
 REASONS = {
     "hangs": "within 0.6 s",
     "sends its body too slowly": "within 0.6 s",
+    "sends its headers too slowly": "within 0.6 s",
     "never ends": "larger than",
     "never ends its chunks": "larger than",
     "announces too much": "larger than",
@@ -499,19 +500,22 @@ REASONS = {
 }
 
 
-def over(name: str, url: str, seconds: float = 0.6) -> MetricSource:
+SHORT = 0.6  # seconds that are waited for an answer that never comes
+
+
+def over(name: str, url: str, seconds: float = 5.0) -> MetricSource:
     timeout = timedelta(seconds=seconds)
     if name == "prometheus":
         return PrometheusSource(url, timeout=timeout, max_bytes=1_000_000)
     return ScrapeSource([f"{url}/metrics"], timeout=timeout, max_bytes=1_000_000)
 
 
-def refused(source: MetricSource) -> str:
-    """The message of the SourceError that `source` raises within its time-out plus a second."""
+def refused(source: MetricSource, seconds: float = 5.0) -> str:
+    """The message of the SourceError that `source` raises within its time-out, or a little later on a busy machine."""
     began = time.monotonic()
     with pytest.raises(SourceError) as caught:
         source.read([query(durations=True)])
-    assert time.monotonic() - began < 1.6
+    assert time.monotonic() - began < seconds + 2.0
     return str(caught.value)
 
 
@@ -528,8 +532,9 @@ def nobody_is_left_waiting() -> bool:
 @pytest.mark.parametrize("failure", SERVER_FAILURES)
 @pytest.mark.parametrize("name", ["prometheus", "scrape"])
 def test_a_server_that_fails_is_an_error_in_time_and_never_an_empty_answer(name: str, failure: str) -> None:
+    seconds = SHORT if "within" in REASONS.get(failure, "") else 5.0
     with Server(SERVER_FAILURES[failure]) as server:
-        message = refused(over(name, f"http://127.0.0.1:{server.port}"))
+        message = refused(over(name, f"http://127.0.0.1:{server.port}", seconds), seconds)
         assert nobody_is_left_waiting()
     assert f"127.0.0.1:{server.port}" in message
     assert REASONS.get(failure, "") in message
@@ -587,10 +592,10 @@ def test_a_certificate_is_believed_only_when_its_authority_is_named(certificate:
     for make, script in zip(sources, (matrix({}), page({})), strict=True):
         with Server(script, context) as server:
             url = f"https://127.0.0.1:{server.port}"
-            assert "certificate is not trusted" in refused(make(url, timeout=SECOND))
+            assert "certificate is not trusted" in refused(make(url, timeout=5 * SECOND))
             assert make(url, timeout=5 * SECOND, ca_file=str(certificate)).read([query()])["api"].readings == ()
-            assert "CA file" in refused(make(url, timeout=SECOND, ca_file="/nowhere/ca.pem"))
-            wrong_name = make(f"https://localhost:{server.port}", timeout=SECOND, ca_file=str(certificate))
+            assert "CA file" in refused(make(url, timeout=5 * SECOND, ca_file="/nowhere/ca.pem"))
+            wrong_name = make(f"https://localhost:{server.port}", timeout=5 * SECOND, ca_file=str(certificate))
             assert "certificate is not trusted" in refused(wrong_name)
 
 
@@ -672,7 +677,7 @@ def test_the_question_is_in_the_body_exact_to_the_millisecond_and_limited_in_tim
     assert request.startswith(b"POST /api/v1/query_range HTTP/1.1\r\n")
     form = asked(request)
     assert (form["start"], form["end"], form["step"]) == (f"{T1.timestamp():.3f}", f"{T2.timestamp():.3f}", "2.000")
-    assert 0 < float(form["timeout"]) <= 0.6
+    assert 0 < float(form["timeout"]) <= 5.0
     assert "[1999ms]" in form["query"]
 
 

@@ -6,7 +6,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,9 @@ from canaryd.adapters.exchange import is_elsewhere
 from canaryd.adapters.memory import MemoryMetrics
 from canaryd.adapters.per_server import PerServerSource
 from canaryd.adapters.prometheus import PrometheusSource
+from canaryd.demo.processes import wait_until
 from canaryd.errors import SourceError
-from canaryd.model import Arm
+from canaryd.model import Arm, Reading
 from canaryd.ports import CountsQuery
 
 SECOND = timedelta(seconds=1)
@@ -29,7 +30,7 @@ def made(url: str) -> PrometheusSource:
     return PrometheusSource(url, timeout=2 * SECOND, starts=False)
 
 
-def over(own: Server | None = None, *, patience: timedelta = 0.3 * SECOND, **more: int) -> PerServerSource:
+def over(own: Server | None = None, *, patience: timedelta = 1.5 * SECOND, **more: int) -> PerServerSource:
     return PerServerSource(made(f"http://127.0.0.1:{own.port}" if own else NOBODY), made, patience=patience, **more)
 
 
@@ -44,6 +45,19 @@ def after(seconds: float, script: Script) -> Script:
         yield from script(request)
 
     return answer
+
+
+def at_last(source: PerServerSource, asked: CountsQuery, newest: datetime) -> tuple[Reading, ...]:
+    """The next answer that reaches so far."""
+
+    def answer() -> tuple[Reading, ...]:
+        try:
+            readings = source.read([asked])[asked.canary].readings
+        except SourceError:
+            return ()
+        return readings if readings[-1].at == newest else ()
+
+    return wait_until(answer, "an answer", 20)
 
 
 def test_every_canary_is_answered_by_its_own_server() -> None:
@@ -74,8 +88,8 @@ def test_a_server_that_fails_blinds_its_own_canaries_and_delays_nobody(script: S
             assert answers["web"].failed == ""
             assert answers["own"].failed
             assert answers["own"].readings == ()
-    assert took[0] < 1
-    assert max(took[1:]) < 0.25, "who was slow the last time is not waited for"
+    assert took[0] < 4
+    assert max(took[1:]) < 1.5, "who was slow the last time is not waited for"
 
 
 def test_the_daemons_own_server_that_fails_blinds_only_those_without_one_of_their_own() -> None:
@@ -87,7 +101,14 @@ def test_the_daemons_own_server_that_fails_blinds_only_those_without_one_of_thei
 
 def test_when_nobody_answers_it_is_an_error() -> None:
     with pytest.raises(SourceError, match="refused"):
-        over().read([query(), theirs("http://127.0.0.1:2", "own")])
+        over().read([query(), query("web")])
+
+
+def test_where_no_server_answers_each_canary_hears_of_its_own_alone() -> None:
+    answers = over().read([query("web"), theirs("http://127.0.0.1:2", "own")])
+    assert "127.0.0.1:2:" in answers["own"].failed
+    assert "127.0.0.1:2:" not in answers["web"].failed
+    assert "refused" in answers["web"].failed
 
 
 def test_what_came_too_late_is_the_answer_at_the_next_look() -> None:
@@ -95,13 +116,9 @@ def test_what_came_too_late_is_the_answer_at_the_next_look() -> None:
         source = over(patience=0.1 * SECOND)
         with pytest.raises(SourceError, match="has not answered"):
             source.read([theirs(own)])
-        time.sleep(0.7)
         later = theirs(own, points=(T1, T2, T2 + STEP))
-        readings = source.read([later])["api"].readings
-        assert [r.at for r in readings] == [T1, T2]
-        time.sleep(0.7)
-        readings = source.read([later])["api"].readings
-        assert [r.at for r in readings] == [T1, T2, T2 + STEP]
+        assert [r.at for r in at_last(source, later, T2)] == [T1, T2], "the answer to the question before"
+        assert [r.at for r in at_last(source, later, T2 + STEP)] == [T1, T2, T2 + STEP]
 
 
 def test_a_late_answer_to_another_question_is_none() -> None:

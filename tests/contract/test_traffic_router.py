@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from router_promises import *  # noqa: F403
-from router_promises import BLUE, GREEN, Scene
+from router_promises import BLUE, GREEN, PlainScene, Scene
 
 from canaryd.adapters.envoy_file import EnvoyFileRouter
 from canaryd.adapters.memory import MemoryRouter
@@ -38,7 +38,7 @@ resources:
 
 
 class InMemory:
-    canary, swaps, adopts = "shop", True, True
+    canary, swaps = "shop", True
 
     def __init__(self, _: Path) -> None:
         self.router = MemoryRouter({"shop": {BLUE: 100, GREEN: 0}})
@@ -58,7 +58,7 @@ class InMemory:
 
 
 class InEnvoyFile:
-    canary, swaps, adopts = "shop", True, False
+    canary, swaps = "shop", True
 
     def __init__(self, directory: Path) -> None:
         self.router = EnvoyFileRouter()
@@ -80,9 +80,6 @@ class InEnvoyFile:
         beside.write_text("".join(lines))
         os.rename(beside, self.path)
 
-    def plain(self) -> None:
-        raise NotImplementedError
-
     def another(self) -> TrafficRouter:
         return EnvoyFileRouter()
 
@@ -94,3 +91,8 @@ SCENES: dict[str, Callable[[Path], Scene]] = {"memory": InMemory, "envoy_file": 
 def scene(request: pytest.FixtureRequest, tmp_path: Path) -> Scene:
     made: Scene = request.param(tmp_path)
     return made
+
+
+@pytest.fixture
+def adopting(tmp_path: Path) -> PlainScene:
+    return InMemory(tmp_path)

@@ -11,11 +11,12 @@ import pytest
 import structlog
 from world import World, canary
 
-from canaryd.adapters.memory import MemoryWorkloads
-from canaryd.errors import ConflictError, WorkloadError
+from canaryd.adapters.memory import MemoryRouter, MemoryWorkloads
+from canaryd.errors import ConflictError, RouteRefusedError, WorkloadError
 from canaryd.model import Action, DecisionKind, HookStatus, Phase, Pods, RolloutState, WorkloadView
 from canaryd.plan import DRIFTS, SETTLE, TRUCE
-from canaryd.policy import Canary, parse_canary
+from canaryd.policy import Canary, Route, parse_canary
+from canaryd.reconcile import Reconciler
 
 QUICK: dict[str, Any] = {"steps": [{"weight": w, "bake": "20s"} for w in (10, 50)]}
 
@@ -402,6 +403,31 @@ def test_looks_that_decide_nothing_share_a_save_and_are_counted_all_the_same() -
     assert often.store.records("shop/api", limit=99) == rarely.store.records("shop/api", limit=99)
 
 
+def _saved_by_turn(world: World, turns: int) -> list[set[str]]:
+    """Which canaries were saved in each of the next turns."""
+    before, out = {c.key: world.store.load(c.key).version for c in world.canaries}, []
+    for _ in range(turns):
+        world.turn()
+        after = {c.key: world.store.load(c.key).version for c in world.canaries}
+        out.append({key for key in after if after[key] != before[key]})
+        assert all(after[key] - before[key] <= 1 for key in after), "at most one save in an interval"
+        before = after
+    return out
+
+
+def test_releases_that_began_together_are_not_all_saved_in_the_same_tick() -> None:
+    steady = [deployed(f"api-{i}", steps=[{"weight": 10, "bake": "2h"}]) for i in range(12)]
+    world = releasing(adopted(*steady, rps=20, save_every=3))
+    world.turn(3)  # until the evidence of all has begun
+    saved = _saved_by_turn(world, 6)
+    for i in range(4):
+        everybody = [key for turn in saved[i : i + 3] for key in turn]
+        assert sorted(everybody) == sorted(c.key for c in steady), "each has exactly one turn in three"
+    assert max(len(turn) for turn in saved) <= 8, "a third of them, give or take"
+    world.reconciler = Reconciler(world.ports, save_every=3)  # another one leads
+    assert max(len(turn) for turn in _saved_by_turn(world, 3)) <= 8
+
+
 def test_looks_lost_with_the_process_are_counted_again_and_once() -> None:
     kept, killed = (releasing(adopted(rps=50, save_every=50)) for _ in range(2))
     for world in (kept, killed):
@@ -544,6 +570,29 @@ def test_a_route_that_its_owner_wrote_as_a_split_keeps_both_workloads_when_the_c
     world.router.add("shop/api", "api-stable", "api")
     assert world.reconciler.remove(world.canaries[0], world.now) == ""
     assert world.weight() == 0
+
+
+class Foreign(MemoryRouter):
+    """Its document names a host in another namespace."""
+
+    def restore(self, canary: str, route: Route, stable: str, canary_workload: str, *, version: int) -> bool:
+        raise RouteRefusedError("spec.route.istio.stable.host: a Canary routes only in its own namespace")
+
+
+def test_a_deleted_canary_that_names_a_route_which_is_never_touched_does_not_wait_for_it() -> None:
+    world = World(deployed())
+    only, world.ports = world.canaries[0], replace(world.ports, router=Foreign())
+    world.reconciler = Reconciler(world.ports)
+    world.reconciler.remove(only, world.now)
+    world.now += SETTLE
+    assert world.reconciler.remove(only, world.now) == ""
+
+
+def test_one_that_was_adopted_before_its_document_was_spoilt_waits_for_its_route() -> None:
+    world = adopted()
+    world.reconciler = Reconciler(replace(world.ports, router=Foreign()))
+    with pytest.raises(RouteRefusedError):
+        world.reconciler.remove(world.canaries[0], world.now)
 
 
 def test_names_of_several_namespaces_do_not_meet() -> None:

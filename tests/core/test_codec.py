@@ -129,18 +129,32 @@ def test_arrays_keep_every_bit_of_nan_infinity_and_negative_zero() -> None:
 
 
 def test_arrays_are_written_little_endian_so_that_any_machine_reads_them() -> None:
-    assert base64.b64decode(encode(Evidence(NOW, edges=np.array([1.0])))["edges"]["f8"]) == b"\x00" * 6 + b"\xf0\x3f"
+    assert base64.b64decode(encode(Evidence(NOW, edges=np.array([1.0])))["edges"]["f4"]) == b"\x00\x00\x80\x3f"
+    assert base64.b64decode(encode(Evidence(NOW, edges=np.array([0.1])))["edges"]["f8"])[-2:] == b"\xb9\x3f"
 
 
 def test_an_array_is_compressed_where_that_is_shorter_and_read_in_either_form() -> None:
     zeros, noise = np.zeros((5, 20, 10)), np.random.default_rng(1).normal(size=40)
     written = through_json(encode(Evidence(NOW, arrays={"zeros": zeros, "noise": noise})))["arrays"]
-    assert set(written["zeros"]) == {"shape", "z"}
-    assert len(written["zeros"]["z"]) < 100
+    assert set(written["zeros"]) == {"shape", "z4"}
+    assert len(written["zeros"]["z4"]) < 100
     assert set(written["noise"]) == {"shape", "f8"}
     plain = {"shape": [5, 20, 10], "f8": base64.b64encode(zeros.tobytes()).decode()}
-    for form in (written["zeros"], plain):
+    packed = {"shape": [5, 20, 10], "z": base64.b64encode(zlib.compress(zeros.tobytes())).decode()}
+    for form in (written["zeros"], plain, packed):
         assert same(decode(Evidence, {"through": AT, "arrays": {"a": form}}).arrays["a"], zeros)
+
+
+def test_an_array_takes_half_the_room_where_float32_says_the_same_and_comes_back_to_the_bit() -> None:
+    random = np.random.default_rng(1)
+    short = random.normal(size=40).astype(np.float32).astype(np.float64)
+    logs = np.log(1 + np.arange(600)).astype(np.float32).astype(np.float64).reshape(20, 30)
+    arrays = {"short": short, "logs": logs, "mixed": np.append(short, 2.0**24 + 1), "huge": np.array([1e300, 0.5])}
+    written = through_json(encode(Evidence(NOW, arrays=arrays)))
+    forms = {name: set(form) - {"shape"} for name, form in written["arrays"].items()}
+    assert forms == {"short": {"f4"}, "logs": {"z4"}, "mixed": {"z"}, "huge": {"f8"}}
+    back = decode(Evidence, written).arrays
+    assert all(same(back[name], arrays[name]) for name in arrays)
 
 
 def packed(data: bytes, *shape: int) -> dict[str, Any]:
@@ -157,6 +171,8 @@ def packed(data: bytes, *shape: int) -> dict[str, Any]:
         pytest.param({"shape": [1], "z": packed(b"\0" * 8, 1)["z"][:-8]}, id="cut-short"),
         pytest.param({"shape": [1], "z": base64.b64encode(zlib.compress(b"\0" * 8) + b"more").decode()}, id="appendix"),
         pytest.param({"shape": [1], "z": "AAAA"}, id="no-zlib"),
+        pytest.param({"shape": [2], "z4": packed(b"\0" * 12, 1)["z"]}, id="another-size"),
+        pytest.param({"shape": [2], "f4": "AAAA"}, id="half-a-number"),
         pytest.param({"shape": [1], "z": 3}, id="no-text"),
     ],
 )

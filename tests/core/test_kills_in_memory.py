@@ -10,7 +10,8 @@ import pytest
 import structlog
 from world import World, canary
 
-from canaryd.model import HookStatus, Phase
+from canaryd.adapters.memory import MemoryNotifier
+from canaryd.model import HookStatus, Phase, Record
 from canaryd.policy import Route
 from canaryd.ports import Ports
 from canaryd.reconcile import Reconciler
@@ -18,6 +19,7 @@ from canaryd.reconcile import Reconciler
 STEPS: dict[str, Any] = {"steps": [{"weight": w, "bake": "20s"} for w in (10, 50)]}
 ERRORS: dict[str, Any] = {**STEPS, "metrics": [{"name": "errors", "kind": "errors"}]}  # quicker to play
 WRITES = ("save", "set_weight", "notify", "told")
+NOTING = (*WRITES, "remember")
 
 
 class Killed(BaseException):
@@ -53,7 +55,7 @@ class Wrapped:
 
     def __getattr__(self, name: str) -> Any:
         value = getattr(self._port, name)
-        if name not in WRITES:
+        if name not in NOTING:
             return value
         return lambda *args, **more: self._fuse.burn(name, lambda: value(*args, **more))
 
@@ -208,6 +210,45 @@ def check_totals(world: World) -> None:
     if last.body["evidence"]["through"] == last.at.isoformat() and world.canaries[0].spec.after_promotion is None:
         served = world.served_at[last.at]["api-b"]
         assert last.body["harmed"]["requests"] == served
+
+
+def test_two_notifiers_are_each_told_once_and_in_order_whichever_write_was_the_last() -> None:
+    """The second one notes something in the store for each record, as Slack's notifier does for its threads."""
+
+    def played(fuse: Fuse) -> tuple[World, Noting]:
+        chat: list[Noting] = []
+
+        def story(remembers: bool) -> World:
+            world = bad(remembers)
+            chat.append(Noting(Wrapped(world.ports.store, fuse)))
+            world.ports = replace(world.ports, notifiers=(world.notifier, chat[0]))
+            return world
+
+        return play(story, True, fuse, at_once=True), chat[0]
+
+    whole = Fuse()
+    calm, _ = played(whole)
+    assert whole.calls.count("told") == whole.calls.count("notify") == 2 * len(calm.notifier.told)
+    for k in range(1, len(whole.calls) + 1):
+        world, chat = played(Fuse(frozenset({k}), after=k % 2 == 0))
+        where = f"killed at write {k}, {whole.calls[k - 1]}"
+        told_once_in_order(world, 1)
+        heard = [r.id for r in chat.told]
+        assert list(dict.fromkeys(heard)) == list(dict.fromkeys(r.id for r in world.notifier.told)), where
+        assert len(heard) - len(set(heard)) <= 1, where
+        assert world.store.memo("api") == {"chat/api-1": "thread"}, where
+
+
+class Noting(MemoryNotifier):
+    """Keeps a note in the store, once for each rollout, before it tells."""
+
+    def __init__(self, store: Any) -> None:
+        super().__init__("chat")
+        self._store = store
+
+    def notify(self, record: Record) -> None:
+        self._store.remember(record.canary, f"chat/{record.body['rollout']}", "thread")
+        super().notify(record)
 
 
 def test_many_kills_in_one_rollout_end_the_same() -> None:

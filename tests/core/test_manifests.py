@@ -14,7 +14,7 @@ from canaryd.cli.app import run
 from canaryd.cli.exits import Exit
 from canaryd.config import load_settings
 from canaryd.manifests import Install, everything, settings_text
-from canaryd.permissions import DAEMON, PARTING, Need, Scope, each
+from canaryd.permissions import DAEMON, Need, Scope, each
 
 ROOT = Path(__file__).parents[2]
 SHOP = Install(image="canaryd:test", watched=("shop", "desk"))
@@ -120,11 +120,9 @@ def test_the_daemon_is_granted_what_the_table_says_and_nothing_else() -> None:
     for place in ("shop", "desk"):
         assert granted(objects, "Role", place) == needed(Scope.WATCHED)
     assert granted(objects, "Role", "canaryd") == needed(Scope.OWN)
-    parting = {(need.group, need.resource, verb) for need, verb in each(PARTING)}
-    assert granted(objects, "ClusterRole", None) == parting
-    assert {resource for _, resource, verb in parting if verb != "get"} == {"canaries"}
+    assert of_kind(objects, "ClusterRoleBinding") == [], "nothing in a namespace that is not watched"
     objects = everything(WIDE)
-    assert granted(objects, "ClusterRole", None) == needed(Scope.WATCHED) | parting
+    assert granted(objects, "ClusterRole", None) == needed(Scope.WATCHED)
     assert granted(objects, "Role", "canaryd") == needed(Scope.OWN)
     assert len(of_kind(objects, "RoleBinding")) == 1
 
@@ -152,7 +150,6 @@ def test_looking_is_part_of_view_and_saying_is_not() -> None:
         for name, role in roles.items()
     }
     assert into == {
-        "canaryd-parting": set(),
         "canaryd-viewer": {"view", "edit", "admin"},
         "canaryd-operator": {"edit", "admin"},
         "canaryd-editor": {"edit", "admin"},
@@ -215,3 +212,28 @@ def test_the_table_of_rights_names_each_resource_once_per_place() -> None:
         return need.group, need.resource, need.scope
 
     assert len({place(need) for need in DAEMON}) == len(DAEMON)
+
+
+def test_the_dashboard_has_a_port_a_secret_and_settings_only_where_it_was_asked_for(tmp_path: Path) -> None:
+    assert "9096" not in str(everything(SHOP))
+    wanted = everything(Install(image="canaryd:test", watched=("shop",), dashboard="https://canaryd.example.com"))
+    (deployment,) = of_kind(wanted, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    assert [p["containerPort"] for p in pod["containers"][0]["ports"]] == [9095, 9096]
+    (secret,) = (v["secret"] for v in pod["volumes"] if "secret" in v)
+    assert secret == {"secretName": "canaryd-dashboard", "defaultMode": 0o440}
+    (service,) = of_kind(wanted, "Service")
+    assert [p["port"] for p in service["spec"]["ports"]] == [9095, 9096]
+    (settings,) = of_kind(wanted, "ConfigMap")
+    file = tmp_path / "canaryd.yaml"
+    file.write_text(settings["data"]["canaryd.yaml"])
+    dashboard = load_settings(file).dashboard
+    assert (dashboard.external_url, dashboard.actions) == ("https://canaryd.example.com", False)
+    assert dashboard.auth.session_key_file  # two replicas take each other's sessions
+    roles = [rule for each in of_kind(wanted, "Role", "ClusterRole") for rule in each["rules"]]
+    assert not any("secrets" in rule["resources"] for rule in roles)
+
+
+def test_a_dashboard_without_tls_is_not_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["manifests", "canaryd", "-A", "--dashboard", "http://canaryd.example.com"]) == Exit.USAGE
+    assert "begins with https://" in capsys.readouterr().err

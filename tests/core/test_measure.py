@@ -611,3 +611,24 @@ def test_a_prometheus_of_the_canarys_own_is_named_in_the_question() -> None:
     source = Readings()
     judged(story(2), document(ERRORS, prometheus={"url": "http://prometheus.shop:9090"}), source)
     assert source.asked.server == "http://prometheus.shop:9090"
+
+
+# ── outages ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_outage_over_which_the_canary_was_first_seen_says_nothing_of_its_share() -> None:
+    """Stable's counters span it, the canary's begin after it: together they look like a canary without traffic."""
+    traffic, source, by = Traffic(), Readings(), document(ERRORS)
+    traffic.turn(7, canary=False)
+    traffic.turn(42)
+    source.all = [*traffic.readings[:7], *traffic.readings[36:]]
+    state = RolloutState(rollout="api-1", stable="api-a", canary="api-b", phase=Phase.PROGRESSING, weight=40)
+    state = replace(state, routed=START + 6 * TEN)
+    for reading in source.all[5:]:
+        case = Case(canary=by, state=state, route=RouteView(40, 1, 40))
+        Measurer(source, history=5).measure([case], reading.at)
+        state = replace(state, evidence=case.evidence)
+        assert case.judgement is not None
+        assert "reached" not in case.judgement.sentence
+    (errors,) = case.judgement.findings
+    assert errors.canary_n == 12 * 600, "what came after it counts"

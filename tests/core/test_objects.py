@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from canaryd.config import Settings
-from canaryd.config.objects import LoadedObjects, read_objects
+from canaryd.config.objects import LoadedObjects, lost, read_objects
 from canaryd.policy import Canary
 
 SETTINGS = Settings.model_validate({"mode": "cluster", "metrics": {"source": "prometheus"}})
@@ -116,3 +116,36 @@ def test_what_did_not_change_is_not_read_again() -> None:
     (again,) = read(resource("api"), known=before).canaries
     assert isinstance(held, Canary)
     assert again is held
+
+
+# ── fields that a server drops ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "names"),
+    [
+        ({"interval": "10s"}, {"interval": "10s"}, ""),
+        ({"interval": "10s"}, {}, "spec.interval"),
+        ({"interval": "10s"}, {"interval": "20s"}, ""),  # somebody has changed it: the generation tells
+        ({"steps": [{"weight": 5, "bake": "1m"}]}, {"steps": [{"weight": 5}]}, "spec.steps[0].bake"),
+        ({"budget": {"share": "1%"}, "alpha": "1%"}, {"budget": {}}, "spec.budget.share, spec.alpha"),
+        ({}, {"interval": "10s"}, ""),
+    ],
+)
+def test_fields_that_are_gone_from_an_unchanged_document_are_named(
+    before: dict[str, Any], after: dict[str, Any], names: str
+) -> None:
+    assert lost({"spec": before}, {"spec": after}) == names
+
+
+def test_labels_are_those_of_the_resource_also_when_they_alone_change_and_however_many_there_are() -> None:
+    def labelled(labels: Any) -> dict[str, Any]:
+        found = resource("api")
+        return {**found, "metadata": {**found["metadata"], "labels": labels}}
+
+    before = read(labelled({"team": "pay"}))
+    (changed,) = read(labelled({"team": "checkout"}), known=before).canaries
+    assert changed.metadata.labels == {"team": "checkout"}
+    (many,) = read(labelled({f"l{n:03}": "x" for n in range(99)})).canaries
+    assert len(many.metadata.labels) == 64
+    assert read(labelled(None)).canaries[0].metadata.labels == {}

@@ -16,7 +16,7 @@ from world import START, World, canary
 
 from canaryd import plan
 from canaryd.adapters.memory import MemoryHooks, MemoryNotifier, MemoryRouter, MemoryStore
-from canaryd.errors import FenceError, NotifyError
+from canaryd.errors import FenceError, NotifyError, StoreError
 from canaryd.measure import MOST_POINTS, grid_floor
 from canaryd.model import (
     Action,
@@ -967,6 +967,42 @@ def test_two_looks_at_the_same_time_do_not_mix_their_records_and_the_rollout_goe
     assert world.store.records("api", limit=1)[0].id == f"api/{world.state().decisions}"
 
 
+def test_a_save_that_was_refused_is_tried_at_every_look_until_it_is_taken() -> None:
+    class Strict(MemoryStore):
+        """Refuses every save, but can be read."""
+
+        refuses = False
+        tried = 0
+
+        def save(self, canary: str, state: RolloutState, version: int, records: Sequence[Record]) -> int:
+            self.tried += 1
+            if self.refuses:
+                raise StoreError("status.state: too long")
+            return super().save(canary, state, version, records)
+
+    world = World(canary(steps=[{"weight": 10, "bake": "10m"}]), save_every=5)
+    world.store = Strict()
+    world.ports = replace(world.ports, store=world.store)
+    world.reconciler = Reconciler(world.ports, save_every=5)
+    world.start()
+    world.turn()
+    world.until("Progressing")
+    world.turn(10)
+    world.store.refuses, saved = True, world.state()
+    while not (out := world.tick()[0]).failed:
+        world.traffic(10)
+    for _ in range(6):
+        world.traffic(10)
+        (out,) = world.tick()
+        assert "status.state: too long" in out.failed
+    assert world.state() == saved
+    world.store.refuses = False
+    world.turn(2)
+    tried = world.store.tried
+    world.turn(4)
+    assert world.store.tried - tried <= 1, "looks share a save again"
+
+
 # ── telling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -984,14 +1020,15 @@ def test_what_could_not_be_told_is_told_later_once_and_in_order() -> None:
     assert world.reconciler.tell() == 0
 
 
-def test_a_notifier_that_has_heard_it_is_not_told_again_because_another_is_down() -> None:
+def test_a_notifier_neither_waits_for_one_that_is_down_nor_is_told_again_because_of_it() -> None:
     world = World(canary(**QUICK))
-    log, chat = MemoryNotifier(), MemoryNotifier()
+    log, chat = MemoryNotifier("log"), MemoryNotifier("chat")
     world.reconciler = Reconciler(replace(world.ports, notifiers=(log, chat)))
     chat.fail("chat is down")
     world.start()
     world.turn(3)
-    assert [r.id for r in log.told] == ["api/1"]
+    assert [r.id for r in log.told] == ["api/1", "api/2"]
+    assert chat.told == []
     chat.heal()
     world.turn()
     assert log.told == chat.told

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_plan import API, PASSED, TICK, at, judged, known, see, tick, word
-from world import START
+from world import START, World, canary
 
 from canaryd import plan, records
 from canaryd.model import (
@@ -237,3 +237,27 @@ def test_nothing_that_json_does_not_know_gets_in() -> None:
         body = records.body(API, state, decision, seen)
         assert json.loads(json.dumps(body, allow_nan=False)) == body
         assert not any(isinstance(v, np.generic) for f in body["findings"] for v in f.values())
+
+
+def test_the_first_record_of_a_rollout_holds_its_document_without_what_may_be_secret() -> None:
+    world = World(
+        canary(steps=[{"weight": 20, "bake": "60s"}], afterPromotion={"webhook": "https://a.example/x?t=s3cret"})
+    )
+    world.turn(6)
+    world.start("r2")
+    world.turn(3)
+    found = world.store.records(world.canaries[0].key, limit=100)
+    assert [bool(r.body.get("document")) for r in found] == [False] * (len(found) - 1) + [True]
+    document = found[-1].body["document"]
+    assert document["spec"]["steps"][0]["weight"] == 20
+    assert document["spec"]["afterPromotion"]["webhook"] == "https://a.example/x?…"
+
+
+def test_the_labels_by_which_people_choose_are_in_the_body_and_bounded() -> None:
+    state = at(Phase.PROGRESSING)
+    decision, seen = look(state, None)
+    assert "labels" not in records.body(API, state, decision, seen)
+    labels = {f"label-{n:02}": "x" * 100 for n in range(40)}
+    labelled = API.model_copy(update={"metadata": API.metadata.model_copy(update={"labels": labels})})
+    told = records.body(labelled, state, decision, seen)["labels"]
+    assert told == {f"label-{n:02}": "x" * 63 for n in range(records.MOST_LABELS)}

@@ -5,6 +5,7 @@ a process that ticks until the rollout is settled and everything is told, or unt
 
     {"revision": R}                   say that R should run (in a process of its own, as `canaryd start` does)
     {"point": P, "side": S, "k": K}   live, and SIGKILL oneself before or after the K-th call of that point
+    {..., "slack": URL, "channel": C} and tell Slack there, too; P may then be "post" or "remember"
     {"after": SECONDS}                live, and be killed from outside after so long
     {}                                live
 
@@ -32,12 +33,14 @@ from ruamel.yaml import YAML
 from canaryd.adapters.envoy_file import EnvoyFileRouter
 from canaryd.adapters.memory import MemoryHooks
 from canaryd.adapters.pools import PoolWorkloads
+from canaryd.adapters.slack import SlackBot
 from canaryd.adapters.sqlite_store import SqliteStore
 from canaryd.demo import envoy
 from canaryd.model import Arm, CounterKey, Reading, Record, Release
 from canaryd.policy import Canary, parse_canary
 from canaryd.ports import CountsAnswer, CountsQuery, Ports
 from canaryd.reconcile import Reconciler
+from canaryd.secret import Secret
 
 START = datetime(2026, 3, 1, 12, 0, 0, tzinfo=UTC)
 INTERVAL = timedelta(milliseconds=500)
@@ -145,6 +148,8 @@ class WorldCounters:
 class Scribe:
     """ports.Notifier that appends each record to a file."""
 
+    name = "scribe"
+
     def __init__(self, directory: Path) -> None:
         self._path = directory / "told"
 
@@ -190,13 +195,20 @@ def ports(directory: Path, order: Mapping[str, Any]) -> Ports:
         store = Deadly(store, *fatal) if point in ("save", "told") else store
         router = Deadly(router, *fatal) if point == "set_weight" else router
         scribe = Deadly(scribe, *fatal) if point == "notify" else scribe
+    notifiers: tuple[Any, ...] = (scribe,)
+    if "slack" in order:
+        kept = Deadly(store, "remember", order["side"], order["k"]) if point == "remember" else store
+        bot: Any = SlackBot("ops", Secret(env="SLACK_TOKEN"), order["channel"], kept, api_url=order["slack"])
+        if point == "post":
+            bot = Deadly(bot, "notify", order["side"], order["k"])
+        notifiers = (scribe, bot)
     return Ports(
         metrics=WorldCounters(World(directory)),
         router=router,
         workloads=PoolWorkloads(),
         store=store,
         hooks=MemoryHooks(),
-        notifiers=(scribe,),
+        notifiers=notifiers,
     )
 
 

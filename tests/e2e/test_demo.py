@@ -13,6 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from demo_process import alive_in, started
+
+from canaryd.demo.processes import wait_until
 
 pytestmark = [pytest.mark.envoy, pytest.mark.slow]
 LONGEST = 200.0  # seconds: its own deadline, and what it takes to start and stop
@@ -20,45 +23,15 @@ LONGEST = 200.0  # seconds: its own deadline, and what it takes to start and sto
 
 @contextmanager
 def demo(directory: Path, path: str = os.environ["PATH"]) -> Iterator[subprocess.Popen[str]]:
-    """The demo in a process group of its own, as in a terminal; its output goes to a file beside it."""
+    """The demo, in a directory and with a HOME of its own; its output goes to a file there."""
     directory.mkdir()
-    with (directory / "output").open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "canaryd", "demo"],
-            cwd=directory,
-            env={**os.environ, "PATH": path, "HOME": str(directory)},
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            text=True,
-            process_group=0,
-        )
-    try:
+    own = {"PATH": path, "HOME": str(directory)}
+    with started(["canaryd", "demo"], directory, directory / "output", own) as process:
         yield process
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(20)
 
 
 def output(directory: Path) -> str:
     return (directory / "output").read_text()
-
-
-def alive_in(directory: Path) -> list[str]:
-    """Command lines of processes that speak of the directory or work in it."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            where = os.readlink(entry / "cwd")
-        except OSError:
-            continue
-        if str(directory) in line or where.startswith(str(directory)):
-            found.append(line)
-    return found
 
 
 def check_end(directory: Path, process: subprocess.Popen[str], source: str) -> None:
@@ -87,10 +60,11 @@ def test_three_releases_end_as_they_should_without_prometheus(tmp_path: Path) ->
         check_end(tmp_path / "here", process, "for Prometheus: apt-get install prometheus")
 
 
-@pytest.mark.parametrize("after", [2.0, 8.0])
+@pytest.mark.parametrize("after", [1.0, 7.0])
 def test_ctrl_c_leaves_no_process_and_no_file_elsewhere(tmp_path: Path, after: float) -> None:
     here = tmp_path / "here"
     with demo(here) as process:
+        wait_until(lambda: output(here), "it speaks", 60)
         time.sleep(after)  # the moment a person chooses
         os.killpg(process.pid, signal.SIGINT)
         assert process.wait(20) == 130, output(here)

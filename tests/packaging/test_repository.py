@@ -139,7 +139,7 @@ def test_a_missing_part_is_named_with_the_package_that_brings_it(tmp_path: Path)
         command, env={"PATH": str(tmp_path)}, capture_output=True, text=True, timeout=10, check=False
     )
     assert answer.returncode == 1
-    assert answer.stdout == "parts: missing: prometheus bubblewrap iproute2 openssl\n"
+    assert answer.stdout == "parts: missing: prometheus bubblewrap iproute2 openssl chromium\n"
     assert "Go is missing" in answer.stderr
 
 
@@ -154,7 +154,7 @@ def test_the_cluster_s_tools_cannot_be_built_without_go_and_that_is_said(tmp_pat
 
 def test_the_cluster_s_tools_are_pinned_by_sums_for_every_module() -> None:
     sets = [path for path in (ROOT / "tests" / "cluster" / "tools").iterdir() if path.is_dir()]
-    assert {path.name for path in sets} == {"crds", "etcd", "istiod", "kubernetes", "kwok", "prometheus"}
+    assert {path.name for path in sets} == {"crds", "etcd", "istiod", "jaeger", "kubernetes", "kwok", "prometheus"}
     for path in sets:
         assert {file.name for file in path.iterdir()} == {"go.mod", "go.sum"}
 

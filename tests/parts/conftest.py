@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from canaryd.demo import prometheus
+from canaryd.demo import jaeger, prometheus
 from canaryd.demo.lab import Lab, PoolSpec, ServiceSpec
 
 SERVICES = tuple(
@@ -72,3 +72,21 @@ def lab_with_prometheus(tmp_path: Path) -> Iterator[Lab]:
     """The same with a Prometheus of its own that scrapes every 200 ms."""
     with Lab(tmp_path / "lab", SERVICES, rps=150, prometheus=True, scrape="200ms") as lab:
         yield lab
+
+
+def jaeger_2() -> Path | None:
+    """A Jaeger v2: that of CANARYD_JAEGER, else one that `scripts/cluster-tools jaeger` has built, else on PATH."""
+    if named := os.environ.get("CANARYD_JAEGER"):
+        return Path(named)
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "canaryd" / "tools"
+    built = (file for file in sorted(cache.glob("jaeger-*/jaeger")) if os.access(file, os.X_OK))
+    return next(built, None) or jaeger.find()
+
+
+@pytest.fixture(scope="session")
+def jaeger_binary() -> Path:
+    binary = jaeger_2()
+    if binary is None:
+        missing = pytest.fail if os.environ.get("CI") == "true" else pytest.skip  # never skipped there
+        missing("no Jaeger on this machine: scripts/cluster-tools jaeger builds one (5 min)")
+    return binary

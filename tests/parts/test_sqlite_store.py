@@ -500,6 +500,23 @@ def test_state_of_a_newer_canaryd_is_refused_and_left_alone(filled: Path) -> Non
         SqliteStore(filled)
 
 
+def test_a_file_of_the_first_layout_is_brought_up_to_date_with_all_that_was_owed(filled: Path) -> None:
+    with closing(SqliteStore(filled)) as store:
+        state, owed, version = store.load("api").state, store.owed(), store.load("api").version
+        assert owed
+    with closing(sqlite3.connect(filled, isolation_level=None)) as db:  # as the canaryd before notes had left it
+        db.execute("DROP TABLE heard")
+        db.execute("DROP TABLE notes")
+        db.execute("PRAGMA user_version = 1")
+    with closing(SqliteStore(filled)) as store:
+        assert (store.owed(), store.owed(by="slack"), store.load("api").version) == (owed, owed, version)
+        assert store.load("api").state is not None
+        assert store.load("api").state.weight == state.weight
+        store.remember("api", "slack/api-1", "C1 1.5")
+        assert store.memo("api") == {"slack/api-1": "C1 1.5"}
+        store.verify()
+
+
 @pytest.fixture
 def open_directory() -> Iterator[Path]:
     """A directory that everybody may enter."""

@@ -26,7 +26,7 @@ MODULES = Path(__file__).resolve().parent.parent / "tools"  # one folder with go
 VERSION_FLAGS = "k8s.io/component-base/version"
 KUBERNETES = "v1.37.2"
 HOW_TO_GET_GO = "Go not found: install Go 1.26 or newer (https://go.dev/doc/install; Debian's golang is too old)"
-HOW_TO_BUILD = "the bench's programs are not built: run scripts/cluster-tools (20 min the first time, on 2 cores)"
+HOW_TO_BUILD = "the bench's programs are not built: run scripts/cluster-tools (25 min the first time, on 2 cores)"
 REPORT_EVERY = 30.0  # seconds between two signs of life while one program is built
 
 
@@ -113,6 +113,8 @@ SETS = (
             ),
         ),
     ),
+    # v2.x of the program lives under v1.x tags of its module: this is Jaeger 2.13
+    ToolSet("jaeger", (Program("jaeger", "github.com/jaegertracing/jaeger/cmd/jaeger", 4.5),)),
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import timedelta
 from math import exp, log, sqrt
 
@@ -17,7 +17,8 @@ from service import FOUR_EDGES, RULES, START, TEN, Service, history, rules, run,
 
 from canaryd.adapters.memory import EDGES_MS
 from canaryd.codec import decode, encode
-from canaryd.model import ArmCounts, Evidence, Floats, Stretch
+from canaryd.kube.packed import pack_state
+from canaryd.model import ArmCounts, Evidence, Floats, RolloutState, Stretch
 from canaryd.stats.assess import Assessment, assess
 from canaryd.stats.evidence import (
     CLOCK,
@@ -30,6 +31,7 @@ from canaryd.stats.evidence import (
     clock,
     empty,
     noise,
+    short,
     update,
 )
 
@@ -762,3 +764,62 @@ def test_what_a_query_still_needs_is_said_in_requests() -> None:
     arrays["long"][:, 1] /= 10
     fewer = numbers(arrays, np.zeros(0), by).missing[0]
     assert fewer[1] == pytest.approx(10 * alike[1], rel=0.05)
+
+
+def with_orders(arm: ArmCounts, metrics: int, random: np.random.Generator) -> ArmCounts:
+    """As many queries, each of which counts what the pods served, and 1 % of it as failed."""
+    total = np.repeat(arm.pod_requests[:, None], metrics, axis=1)
+    by_pod = np.stack([random.binomial(total.astype(int), 0.01).astype(float), total], axis=-1)
+    return replace(arm, queries=by_pod.sum(0), pod_queries=by_pod)
+
+
+def test_the_packed_state_of_20_metrics_and_20_pods_fits_in_16_kilobytes() -> None:
+    queries, random = [{**ORDERS, "name": f"orders-{i:02d}"} for i in range(18)], np.random.default_rng(1)
+    latency = {"name": "latency", "kind": "latency"}
+    by = rules(steps=[5, 10, 25, 50, 75], metrics=[ERRORS_ONLY, latency, *queries])
+    plan = simulated()
+    pods = [tuple(sorted({p for s, *_ in plan for p in getattr(s, arm).pods})) for arm in ("stable", "canary")]
+    arrays = empty(ISTIO, len(by.gates), *map(len, pods), queries=18)
+    for stretch, weight, scored in plan:
+        arms = {arm: with_orders(getattr(stretch, arm), 18, random) for arm in ("stable", "canary")}
+        (arrays,) = update([Item(arrays, ISTIO, by, replace(stretch, **arms), weight, scored, (None, None), *pods)])
+        arrays = short(arrays)
+    stable, canary = ([f"api{arm}-6d4cf56db6-x{i:04d}" for i in range(10)] for arm in ("-stable", ""))
+    held = Evidence(START, ISTIO, arrays, 100, tuple(q["name"] for q in queries), stable_pods=tuple(stable))
+    state = RolloutState(evidence=replace(held, canary_pods=tuple(canary), pods=dict.fromkeys(canary, START)))
+    assert (arrays["pods_c"] > 0).sum() == 10 * EPOCHS, "every test of every pod is under way"
+    assert len(pack_state(state, 999)) <= 16 * 1024
+    back = decode(RolloutState, json.loads(json.dumps(encode(state)))).evidence
+    assert back is not None
+    same({k: np.asarray(v) for k, v in back.arrays.items()}, arrays)
+
+
+# ── what is kept ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_evidence_kept_short_says_the_same_and_loses_nothing_that_was_counted() -> None:
+    plan, exact, kept = whole_rollout(), run([]), run([])
+    for one in plan:
+        exact, kept = run([one], arrays=exact), short(run([one], arrays=kept))
+    assert any(exact[name].tobytes() != kept[name].tobytes() for name in exact)
+    same(kept, exact, 1e-5)
+    for name in ("total", "served", "pods_c", "pods_s", "clock", "long", "mass"):
+        assert kept[name].tobytes() == exact[name].tobytes(), name
+    counted = exact["events"][:, 2:]
+    assert kept["events"][:, 2:].tobytes() == counted.tobytes()
+    for a, b in zip(vars_of(numbers(kept)), vars_of(numbers(exact)), strict=True):
+        assert a == pytest.approx(b, rel=1e-4, abs=1e-4, nan_ok=True)
+
+
+def vars_of(assessment: Assessment) -> list[Floats]:
+    return [v for f in fields(assessment) if isinstance(v := getattr(assessment, f.name), np.ndarray)]
+
+
+def test_numbers_that_need_all_their_bits_are_kept_as_they_are() -> None:
+    arrays = run(whole_rollout()[:12])
+    arrays["events"][0, 3] = 2.0**40 + 1  # requests
+    arrays["worse"][0, 0, 0], arrays["worse"][0, 0, 1] = -np.inf, np.nan
+    found = short(arrays)
+    assert found["events"][0, 3].tolist() == arrays["events"][0, 3].tolist()
+    assert found["worse"][0, 0, 0] == -np.inf
+    assert np.isnan(found["worse"][0, 0, 1])
