@@ -17,6 +17,9 @@ from canaryd.permissions import DAEMON, OPERATOR, VIEWER, Need, Scope
 Object = dict[str, Any]
 
 NAME = "canaryd"
+SETTINGS = (
+    "canaryd-settings"  # not NAME: kustomize adds a hash to it, and to every equal name in a Role, also a Lease's
+)
 USER = 10001  # of the image
 PORT = 9095
 DASHBOARD = 9096
@@ -54,7 +57,7 @@ def everything(install: Install) -> list[Object]:
         *people(install),
         *lease_rights(install),
         *(cluster_rights(install) if install.everywhere else watched_rights(install)),
-        _object("v1", "ConfigMap", install, {"data": {"canaryd.yaml": settings}}),
+        settings_map(install, settings),
         deployment(install, {"canaryd.io/settings": mark}),
         *around(install),
     ]
@@ -181,6 +184,11 @@ def settings_text(install: Install) -> str:
     return yamlout.documents([settings])
 
 
+def settings_map(install: Install, settings: str) -> Object:
+    made = _object("v1", "ConfigMap", install, {"data": {"canaryd.yaml": settings}})
+    return {**made, "metadata": {**made["metadata"], "name": SETTINGS}}
+
+
 def _dashboard(install: Install) -> Object:
     auth = {"tokensFile": f"{_SECRETS}/tokens", "sessionKeyFile": f"{_SECRETS}/session-key"}
     return {"listen": f"0.0.0.0:{DASHBOARD}", "externalURL": install.dashboard, "auth": auth}
@@ -232,7 +240,7 @@ def _pod(install: Install) -> Object:
         ],
         "containers": [_container(install)],
         "volumes": [
-            {"name": "settings", "configMap": {"name": NAME}},
+            {"name": "settings", "configMap": {"name": SETTINGS}},
             {"name": "scratch", "emptyDir": {"sizeLimit": "64Mi"}},
             *([_secret_volume()] if install.dashboard else []),
         ],

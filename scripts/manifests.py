@@ -46,7 +46,7 @@ def files() -> dict[str, str]:
 
 def _base(resources: list[str]) -> Mapping[str, Any]:
     """The settings' name carries their hash, so that changed settings restart the daemon."""
-    settings = {"name": manifests.NAME, "namespace": manifests.NAME, "files": ["canaryd.yaml"]}
+    settings = {"name": manifests.SETTINGS, "namespace": manifests.NAME, "files": ["canaryd.yaml"]}
     return {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
@@ -57,7 +57,12 @@ def _base(resources: list[str]) -> Mapping[str, Any]:
 
 def _wide(install: Install) -> Mapping[str, Any]:
     """One ClusterRole instead of a Role in each namespace."""
-    settings = {"name": manifests.NAME, "namespace": manifests.NAME, "behavior": "replace", "files": ["canaryd.yaml"]}
+    settings = {
+        "name": manifests.SETTINGS,
+        "namespace": manifests.NAME,
+        "behavior": "replace",
+        "files": ["canaryd.yaml"],
+    }
     dropped = [
         {"$patch": "delete", **{key: each[key] for key in ("apiVersion", "kind")}, "metadata": _named(each)}
         for each in manifests.watched_rights(install)

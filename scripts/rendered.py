@@ -45,9 +45,9 @@ def listing() -> str:
             continue
         found = _objects(other)
         marks = [f"+ {k}" for k in found if k not in first] + [f"- {k}" for k in first if k not in found]
-        changed = [f"~ {k}" for k in found if k in first and found[k] != first[k]]
+        changed = [k for k in found if k in first and found[k] != first[k]]
         marks += (
-            [f"~ {k}" for k in changed] if len(changed) < 40 else [f"~ {len(changed)} objects (the region's label)"]
+            [f"~ {k}" for k in changed] if len(changed) < MANY else [f"~ {len(changed)} objects (the region's label)"]
         )
         lines += ["", f"== {other} ({len(found)})", *marks]
     return "\n".join(lines) + "\n"

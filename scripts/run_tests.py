@@ -47,6 +47,7 @@ LONG = {
     "test_release_cost.py",
     "test_workload_promises.py",
     "test_routes_under_load.py",
+    "test_shipped_mesh.py",
     "test_sight.py",
     "test_world.py",
     "test_world_rights.py",

@@ -5,17 +5,23 @@ Strictly: unknown fields, wrong types and the definitions' own rules are errors;
 
 from __future__ import annotations
 
+import base64
 import copy
 import json
+import subprocess
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
 import yaml
 from bench import Bench
 from bench.client import PATCHES, ApiError
-from shipped.render import Combination, Object, combinations, render
+from shipped.lints import SECRETS
+from shipped.render import MANIFESTS, ROOT, Combination, Object, combinations, render
 from shipped.tree import Tree
+
+from canaryd.demo.processes import LabError, wait_until
 
 FOLDERS = ("prometheus-operator", "cert-manager", "flagger", "external-secrets", "sealed-secrets")
 APPLY = ("apply", "--server-side", "--validate=strict", "--dry-run=server", "--force-conflicts", "-f", "-")
@@ -91,6 +97,102 @@ def test_pods_are_admitted_where_they_are_to_run(server: Bench) -> None:
         refused = server.kubectl(*APPLY, stdin=json.dumps(pod), check=False)
         assert "violates PodSecurity" in refused.stderr, f"{workload}: {refused.stderr}"
     assert len(seen) >= 10
+
+
+def test_the_secrets_are_those_that_pods_name(server: Bench) -> None:
+    """scripts/secrets makes what nobody else does, with new values each time."""
+    made = [
+        subprocess.run([ROOT / "scripts" / "secrets"], capture_output=True, text=True, check=True).stdout for _ in "ab"
+    ]
+    assert made[0] != made[1]
+    assert server.kubectl(*APPLY, stdin=made[0], check=False).returncode == 0
+    found = {(e["metadata"]["namespace"], e["metadata"]["name"]): e["data"] for e in yaml.safe_load_all(made[0])}
+    assert found.keys() == SECRETS - {("istio-ingress", "api-tls"), ("istio-ingress", "letsencrypt-account")}
+    signing = base64.b64decode(found["istio-system", "kiali-signing-key"]["key"])
+    assert len(signing) in (16, 24, 32)
+    refused = subprocess.run([ROOT / "scripts" / "secrets", "--seal"], capture_output=True, text=True, check=False)
+    assert refused.returncode == 64
+    assert "certificate" in refused.stderr
+
+
+# ── rights ───────────────────────────────────────────────────────────────────────────────────────
+
+CANARYD, KIALI = ("canaryd", "canaryd"), ("istio-system", "kiali")
+PROMETHEUS, WATCHER, SYNC = ("monitoring", "prometheus-mesh"), ("shop", "cache-watcher"), ("shop", "model-sync")
+ISTIO, APPS = "networking.istio.io", "apps"
+MAY = [
+    (CANARYD, "patch", ISTIO, "virtualservices", "shop", "api"),
+    (CANARYD, "patch", "gateway.networking.k8s.io", "httproutes", "shop", "api"),
+    (CANARYD, "patch", APPS, "deployments", "shop", "api"),
+    (CANARYD, "patch", "canaryd.io", "canaries/status", "shop", "api"),
+    (CANARYD, "update", "coordination.k8s.io", "leases", "canaryd", "canaryd"),
+    (KIALI, "list", ISTIO, "virtualservices", "shop", ""),
+    (KIALI, "get", "", "pods/log", "shop", "api-0"),
+    (KIALI, "create", "authentication.k8s.io", "tokenreviews", "", ""),
+    (KIALI, "get", "", "secrets", "istio-system", "kiali-signing-key"),
+    *((PROMETHEUS, "list", "", "pods", place, "") for place in ("istio-system", "observability", "canaryd", "shop")),
+    (PROMETHEUS, "watch", "discovery.k8s.io", "endpointslices", "observability", ""),
+    (WATCHER, "watch", "canaryd.io", "canaries", "shop", ""),
+    (WATCHER, "update", "coordination.k8s.io", "leases", "shop", "cache-watcher"),
+]
+MAY_NOT = [
+    (CANARYD, "get", "", "secrets", "shop", "redis-auth"),
+    (CANARYD, "patch", ISTIO, "virtualservices", "istio-system", "api"),
+    (CANARYD, "patch", APPS, "deployments", "observability", "jaeger-query"),
+    (CANARYD, "update", "coordination.k8s.io", "leases", "canaryd", "another"),
+    (CANARYD, "create", "rbac.authorization.k8s.io", "rolebindings", "shop", ""),
+    (CANARYD, "create", "", "pods/exec", "shop", "api-0"),
+    (KIALI, "patch", ISTIO, "virtualservices", "shop", "api"),
+    (KIALI, "delete", "", "pods", "shop", "api-0"),
+    (KIALI, "get", "", "secrets", "istio-system", "cacerts"),
+    (KIALI, "list", "", "secrets", "istio-system", ""),
+    (PROMETHEUS, "list", "", "secrets", "monitoring", ""),
+    (PROMETHEUS, "list", "", "pods", "kube-system", ""),
+    (PROMETHEUS, "delete", "", "pods", "shop", "api-0"),
+    (WATCHER, "patch", "canaryd.io", "canaries", "shop", "api"),
+    (WATCHER, "update", "coordination.k8s.io", "leases", "shop", "another"),
+    (WATCHER, "get", "", "secrets", "shop", "redis-auth"),
+    (SYNC, "list", "", "pods", "shop", ""),
+    (SYNC, "get", "", "configmaps", "shop", "data"),
+]
+Ask = tuple[tuple[str, str], str, str, str, str, str]
+
+
+@pytest.fixture(scope="module")
+def rights(server: Bench) -> Bench:
+    kinds = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+    server.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", stdin=stream(Tree(render(US)).of(*kinds)))
+    return server
+
+
+def allowed(server: Bench, ask: Ask) -> bool:
+    """What the server's own authorizer says of this ServiceAccount."""
+    (place, account), verb, group, resource, namespace, name = ask
+    kind, _, part = resource.partition("/")
+    what = {"verb": verb, "group": group, "resource": kind, "subresource": part, "namespace": namespace, "name": name}
+    groups = ["system:serviceaccounts", f"system:serviceaccounts:{place}", "system:authenticated"]
+    spec = {"user": f"system:serviceaccount:{place}:{account}", "groups": groups, "resourceAttributes": what}
+    review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": spec}
+    answer = server.client().request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    return bool(answer["status"]["allowed"])
+
+
+def test_accounts_may_do_what_they_must(rights: Bench) -> None:
+    missing = list(MAY)
+
+    def none_is_missing() -> bool:
+        missing[:] = [
+            ask for ask in missing if not allowed(rights, ask)
+        ]  # the authorizer learns of a Role a moment later
+        return not missing
+
+    with suppress(LabError):
+        wait_until(none_is_missing, "the rights", timeout=20, every=0.5)
+    assert missing == []
+
+
+def test_accounts_may_do_nothing_of_what_they_must_not(rights: Bench) -> None:
+    assert [ask for ask in MAY_NOT if allowed(rights, ask)] == []
 
 
 # ── planted mistakes ─────────────────────────────────────────────────────────────────────────────
@@ -402,8 +504,6 @@ def resource_of(server: Bench, each: Object) -> str:
 
 def test_versions_are_those_of_the_definitions() -> None:
     """versions.yaml and what the server was given."""
-    from shipped.render import MANIFESTS, ROOT
-
     listed = yaml.safe_load((MANIFESTS / "versions.yaml").read_text())["definitions"]
     module = (ROOT / "tests/cluster/tools/crds/go.mod").read_text()
     assert {line.split()[0]: line.split()[1] for line in module.splitlines() if line.startswith("\t")} == listed

@@ -282,6 +282,10 @@ PLANTED: list[tuple[str, Callable[[Tree], None]]] = [
     ("rights_are_narrow", at("ClusterRole", None, "kiali-viewer", "rules", 0, "verbs", value=["*"])),
     ("rights_are_narrow", at("Role", "istio-system", "kiali-signing-key", "rules", 0, "resourceNames", value=GONE)),
     ("rights_are_narrow", at("RoleBinding", "shop", "cache-watcher", "subjects", 0, "name", value="watcher")),
+    (
+        "names_in_rights_are_those_asked_for",
+        at("Role", "canaryd", "canaryd", "rules", 1, "resourceNames", value=["canaryd-ghdgm99h4b"]),
+    ),
     ("nothing_is_there_twice", with_all_of("base", "redis-cache", kind="HorizontalPodAutoscaler")),
 ]
 

@@ -7,17 +7,16 @@ istiod puts the first patch before the router and merges the second into the inb
 from __future__ import annotations
 
 import json
-import selectors
 import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 from shipped import metrics
+from shipped.pressure import pressed, request
 from shipped.render import render
 from shipped.tree import Tree
 
@@ -28,7 +27,6 @@ pytestmark = pytest.mark.envoy
 
 FILTER = "envoy.filters.http.local_ratelimit"
 SECONDS = 5.0
-CONNECTIONS = 32
 
 
 class Limited:
@@ -107,32 +105,6 @@ def patches(*components: str) -> tuple[dict[str, Any], dict[str, Any]]:
     assert shipped
     first, second = shipped["spec"]["configPatches"]
     return first["patch"]["value"], second["patch"]["value"]
-
-
-def request(path: str, *, close: bool = False) -> bytes:
-    return f"GET {path} HTTP/1.1\r\nhost: api\r\n{'connection: close' if close else 'x-a: b'}\r\n\r\n".encode()
-
-
-def pressed(port: int, path: str, seconds: float) -> tuple[Counter[int], float]:
-    """As many requests as this machine gives, one at a time on each connection (Envoy hangs up on pipelines).
-
-    Answers by status, and how long it really took.
-    """
-    counts: Counter[int] = Counter()
-    asked = request(path)
-    with selectors.DefaultSelector() as ready, ExitStack() as open_ones:
-        for _ in range(CONNECTIONS):
-            connection = open_ones.enter_context(socket.create_connection(("127.0.0.1", port), timeout=20))
-            ready.register(connection, selectors.EVENT_READ)
-        began = time.monotonic()
-        for key in list(ready.get_map().values()):
-            key.fileobj.sendall(asked)  # type: ignore[union-attr]
-        while (took := time.monotonic() - began) < seconds:
-            for key, _ in ready.select(0.1):
-                answer = key.fileobj.recv(65536)  # type: ignore[union-attr]
-                counts[int(answer[9:12])] += 1
-                key.fileobj.sendall(asked)  # type: ignore[union-attr]
-    return counts, took
 
 
 @pytest.fixture(scope="module")

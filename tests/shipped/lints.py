@@ -547,6 +547,19 @@ def rights_are_narrow(tree: Tree) -> Iterator[str]:
                 yield f"{named(binding)}: no ServiceAccount {'/'.join(map(str, where))}"
 
 
+# names that Roles grant one by one, as the programs ask for them
+GRANTED = {("leases", "canaryd"), ("leases", "cache-watcher"), ("secrets", "kiali-signing-key")}
+
+
+def names_in_rights_are_those_asked_for(tree: Tree) -> Iterator[str]:
+    """kustomize adds the hash of a ConfigMap to every equal name in a Role: the right would be for nothing."""
+    for role in tree.of("Role", "ClusterRole"):
+        for rule in role["rules"]:
+            for pair in itertools.product(rule.get("resources", []), rule.get("resourceNames") or []):
+                if pair not in GRANTED:
+                    yield f"{named(role)}: grants {' '.join(pair)}, which nobody asks for"
+
+
 def nothing_is_there_twice(tree: Tree) -> Iterator[str]:
     keys = Counter((e["apiVersion"].split("/")[0], named(e)) for e in tree.objects)
     for (_, name), count in keys.items():
@@ -580,6 +593,7 @@ ALL: dict[str, Lint] = {
         addresses_resolve,
         alerts_have_runbooks,
         rights_are_narrow,
+        names_in_rights_are_those_asked_for,
         nothing_is_there_twice,
     )
 }
