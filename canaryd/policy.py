@@ -86,7 +86,7 @@ def _schema(pattern: str, longest: int) -> WithJsonSchema:
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h|d)")
 _NUMBER = r"([+-]?[0-9]+(?:\.[0-9]+)?)(?:[eE]([+-]?[0-9]+))?"
-_PLAIN_NUMBER = r"[0-9]+(\.[0-9]+)?([eE]-[0-9]{1,2})?"  # what schemas promise; parsers take a little more
+_PLAIN_NUMBER = r"[0-9]+(\.[0-9]+)?([eE]-[0-9]{1,3})?"  # what schemas promise; parsers take a little more
 _PERCENT = re.compile(_NUMBER + r"\s*%")
 _POINTS = re.compile(_NUMBER + r"\s*pp")
 _LONGEST = timedelta(days=366)

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "core" / "stats"))
 
-from test_traces import ALPHA, CANARY, PLAN, Rollouts, Traffic
+from test_span_evidence import ALPHA, CANARY, PLAN, Rollouts, Traffic
 
 from canaryd.stats import traces
 
@@ -35,6 +35,7 @@ def test_at_the_edge_of_the_tolerance_the_promise_holds() -> None:
     traffic.failing[:, CANARY] = 1.05 * 0.01 + 0.001
     values = np.array(Rollouts(traffic, 200, 20, PLAN).log_e)
     assert (values.max(0) >= log(1 / ALPHA)).sum() <= 6
+    assert (values >= log(20 / ALPHA)).sum() == 0
 
 
 def test_how_soon_one_of_thirty_operations_is_found() -> None:
