@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.cells import cell_len
 from rich.console import Console, Group, RenderableType
@@ -22,12 +21,12 @@ from rich.text import Text
 from rich.tree import Tree
 
 from canaryd import wording
+from canaryd.bodies import Body, instant, number, part, parts
 from canaryd.wording import clean as clean
 
 if TYPE_CHECKING:
     from canaryd.model import Record
 
-Body = Mapping[str, Any]  # body of a decision record: any key may be missing, any value None
 
 NONE = "–"
 
@@ -83,39 +82,9 @@ def as_json(value: object) -> str:
     return wording.HIDDEN.sub(lambda m: m.group() if m.group() == "\n" else f"\\u{ord(m.group()):04x}", text)
 
 
-def _part(body: Body, key: str) -> Body:
-    value = body.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _parts(body: Body, key: str) -> list[Body]:
-    value = body.get(key)
-    items = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
-    return [item for item in items if isinstance(item, Mapping)]
-
-
-def _number(value: object) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:  # a whole number beyond every float
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return at.replace(tzinfo=UTC) if at is not None and at.tzinfo is None else at
-
-
 def clock(value: object, now: datetime, *, seconds: bool = False) -> str:
     """ISO time → "14:05", with the date when it is not the day of `now`; "–" when it is no time."""
-    at = value if isinstance(value, datetime) else _time(value)
+    at = value if isinstance(value, datetime) else instant(value)
     if at is None:
         return NONE
     try:
@@ -128,38 +97,38 @@ def clock(value: object, now: datetime, *, seconds: bool = False) -> str:
 
 def span(seconds: object) -> str:
     """Seconds → "2 min 10 s"; "–" when it is no number."""
-    number = _number(seconds)
-    return wording.span(None if number is None else max(number, 0.0))
+    known = number(seconds)
+    return wording.span(None if known is None else max(known, 0.0))
 
 
 def _percent(share: object) -> str:
-    return wording.percent(_number(share))
+    return wording.percent(number(share))
 
 
 def _count(value: object) -> str:
-    return wording.count(_number(value))
+    return wording.count(number(value))
 
 
 def bar(share: object, cells: int = 10) -> str:
     """0..1 → "▇▇▇░░░░░░░"; full only at 1, so that nearly is never shown as reached."""
-    number = _number(share) or 0.0
-    return wording.bar(number if number >= 1 else min(number, 1 - 0.6 / cells), cells)
+    full = number(share) or 0.0
+    return wording.bar(full if full >= 1 else min(full, 1 - 0.6 / cells), cells)
 
 
 def difference(finding: Body) -> str:
     """ "+1.8 pt (+1.1..+2.6)": canary minus stable in points, with its interval; "" without a difference."""
-    middle, low, high = (_number(finding.get(k)) for k in ("difference", "low", "high"))
+    middle, low, high = (number(finding.get(k)) for k in ("difference", "low", "high"))
     return "" if middle is None else wording.interval(middle, low, high)
 
 
 def _weight(value: object, unknown: str = "?") -> str:
-    number = _number(value)
-    return unknown if number is None else f"{number:g}"
+    known = number(value)
+    return unknown if known is None else f"{known:g}"
 
 
 def _seen(value: object) -> str:
-    number = _number(value)
-    return NONE if number is None else f"{number * 100:.1f} %"
+    known = number(value)
+    return NONE if known is None else f"{known * 100:.1f} %"
 
 
 def _phase(body: Body) -> str:
@@ -176,12 +145,12 @@ def _step(body: Body) -> tuple[int, int]:
     """Steps begun (1-based; 0: none yet) and steps in all (0: unknown)."""
     weights = body.get("stepWeights")
     total = len(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else 0
-    step = _number(body.get("step"))
+    step = number(body.get("step"))
     return (int(step) + 1 if step is not None else 0), total
 
 
 def _decisive(body: Body) -> Body:
-    findings = _parts(body, "findings")
+    findings = parts(body, "findings")
     for finding in findings:
         if finding.get("metric") == body.get("decisive"):
             return finding
@@ -190,11 +159,11 @@ def _decisive(body: Body) -> Body:
 
 def decided_by(body: Body) -> str:
     """The decisive number, short: "errors +1.8 pt (1.1..2.6)", "needs 1 150 requests", "no sight for 2 min"."""
-    finding, evidence = _decisive(body), _part(body, "evidence")
-    blind = _number(evidence.get("blind"))
+    finding, evidence = _decisive(body), part(body, "evidence")
+    blind = number(evidence.get("blind"))
     if body.get("verdict") == "blind" and _phase(body) not in _SETTLED:
         return f"no sight for {span(blind)}" if blind else "no sight"
-    needed = _number(finding.get("needed"))
+    needed = number(finding.get("needed"))
     if body.get("verdict") == "inconclusive" and needed:
         return f"needs {_count(needed)} canary requests"
     text = difference(finding)
@@ -203,8 +172,8 @@ def decided_by(body: Body) -> str:
 
 def _requests(body: Body) -> str:
     """Canary requests of this run and how many failed."""
-    harmed = _part(body, "harmed")
-    requests, failures = _number(harmed.get("requests")), _number(harmed.get("failures"))
+    harmed = part(body, "harmed")
+    requests, failures = number(harmed.get("requests")), number(harmed.get("failures"))
     if requests is None:
         return ""
     return f"{_count(requests)} canary requests" + (f", {_count(failures)} failed" if failures else "")
@@ -212,7 +181,7 @@ def _requests(body: Body) -> str:
 
 def _next_look(body: Body, now: datetime) -> str:
     """Countdown "00:21" to the next look; "–" when there is none."""
-    at = _time(body.get("nextLook"))
+    at = instant(body.get("nextLook"))
     if at is None or _phase(body) in _SETTLED:
         return NONE
     left = max(0, round((at - now).total_seconds()))
@@ -268,8 +237,8 @@ def table(
     out = _line(lines[0], widths)
     for body, line in zip(shown, lines[1:], strict=True):
         out.append("\n").append_text(_line(line, widths))
-        for part in textwrap.wrap(_below(body, now, layout), max(width - 4, 20), break_on_hyphens=False):
-            out.append("\n    " + part, QUIET)
+        for words in textwrap.wrap(_below(body, now, layout), max(width - 4, 20), break_on_hyphens=False):
+            out.append("\n    " + words, QUIET)
     return out if colour else Text(out.plain)
 
 
@@ -279,7 +248,7 @@ def standing(bodies: Iterable[Body]) -> str:
     Each release is rolled back at its own alpha; over a fleet some alarms are false. e-BH says which ones are not
     expected to be: among them at most one in twenty is.
     """
-    judged = [b for b in bodies if _number(_part(b, "evidence").get("logE")) is not None and b.get("verdict")]
+    judged = [b for b in bodies if number(part(b, "evidence").get("logE")) is not None and b.get("verdict")]
     alarms = [b for b in judged if b.get("verdict") == "regressed"]
     if len(alarms) < 2:
         return ""
@@ -287,7 +256,7 @@ def standing(bodies: Iterable[Body]) -> str:
 
     from canaryd.stats.discovery import RATE, e_bh
 
-    log_e = np.array([_number(_part(b, "evidence").get("logE")) or 0.0 for b in judged])
+    log_e = np.array([number(part(b, "evidence").get("logE")) or 0.0 for b in judged])
     kept = e_bh(log_e, np.ones(len(judged), dtype=bool))
     stand = [clean(b.get("canary")) for b, keep in zip(judged, kept, strict=True) if keep]
     text = f"{len(stand)} of {len(alarms)} regressed releases stand among {len(judged)} (false discovery rate"
@@ -308,9 +277,9 @@ def _line(cells: Sequence[Cell], widths: Sequence[int]) -> Text:
 def _row(body: Body, now: datetime, *, bars: bool) -> dict[str, Cell]:
     """All cells of one canary by the name of their column."""
     icon, style = mark(body)
-    weight = _part(body, "weight")
+    weight = part(body, "weight")
     begun, total = _step(body)
-    toward = _number(_part(body, "evidence").get("towardStep")) or 0.0
+    toward = number(part(body, "evidence").get("towardStep")) or 0.0
     step = f"{begun}/{total}" if begun and total else NONE
     if bars and begun and total and _phase(body) not in _SETTLED:
         step += " " + bar((begun - 1 + min(toward, 1.0)) / total)
@@ -337,13 +306,13 @@ def _row(body: Body, now: datetime, *, bars: bool) -> dict[str, Cell]:
 def _below(body: Body, now: datetime, layout: Sequence[str]) -> str:
     """What the layout left out of the row: who decided, requests so far, what is waited for, the next look."""
     waits, look = clean(body.get("next"), 200), _next_look(body, now)
-    parts = {
+    pieces = {
         "DECIDED BY": decided_by(body),
         "CANARY REQUESTS": _requests(body),
         "WAITS FOR": f"waits for: {waits}" if waits else "",
         "NEXT LOOK": "" if look == NONE else f"next look {look}",
     }
-    return " · ".join(part for head, part in parts.items() if head not in layout and part not in ("", NONE))
+    return " · ".join(piece for head, piece in pieces.items() if head not in layout and piece not in ("", NONE))
 
 
 def short(bodies: Iterable[Body], now: datetime, *, wide: bool = False, namespaces: bool = False) -> Text:
@@ -356,8 +325,8 @@ def short(bodies: Iterable[Body], now: datetime, *, wide: bool = False, namespac
     rows = [[Cell(head, "bold") for head in (*heads, *last.values())]]
     for body in bodies:
         begun, total = _step(body)
-        since = _time(body.get("since"))
-        wanted = _weight(_part(body, "weight").get("desired"), NONE)
+        since = instant(body.get("since"))
+        wanted = _weight(part(body, "weight").get("desired"), NONE)
         texts = [clean(body.get("namespace"), 63) or NONE] if namespaces else []
         texts += [clean(body.get("canary"), 80), _phase(body), f"{begun}/{total}" if begun and total else NONE]
         texts += [f"{wanted} %" if wanted != NONE else NONE]
@@ -375,18 +344,18 @@ def lines(bodies: Iterable[Body]) -> list[str]:
 
 
 def _plain(body: Body) -> str:
-    weight, (begun, total) = _part(body, "weight"), _step(body)
-    parts = [_phase(body)]
-    parts += [f"step {begun} of {total}"] if begun and total else []
+    weight, (begun, total) = part(body, "weight"), _step(body)
+    pieces = [_phase(body)]
+    pieces += [f"step {begun} of {total}"] if begun and total else []
     if weight:
         wanted, configured = _weight(weight.get("desired")), _weight(weight.get("configured"))
-        parts.append(f"weight wanted {wanted} % set {configured} % seen {_seen(weight.get('observed'))}")
-    parts += [
-        part for part in (clean(body.get("verdict"), 20), decided_by(body), _requests(body)) if part not in ("", NONE)
+        pieces.append(f"weight wanted {wanted} % set {configured} % seen {_seen(weight.get('observed'))}")
+    pieces += [
+        word for word in (clean(body.get("verdict"), 20), decided_by(body), _requests(body)) if word not in ("", NONE)
     ]
     waits, sentence = clean(body.get("next"), 200), clean(body.get("sentence"), 600)
-    parts += [f"waits for: {waits}"] if waits else []
-    return f"{clean(body.get('canary'), 80)}: {', '.join(parts)}" + (f" | {sentence}" if sentence else "")
+    pieces += [f"waits for: {waits}"] if waits else []
+    return f"{clean(body.get('canary'), 80)}: {', '.join(pieces)}" + (f" | {sentence}" if sentence else "")
 
 
 def decision_line(record: Record | Body, now: datetime | None = None) -> Text:
@@ -398,7 +367,7 @@ def decision_line(record: Record | Body, now: datetime | None = None) -> Text:
     )
     at, kind = body.get("at"), str(body.get("kind"))
     icon, style = _KINDS.get(kind, ("·", QUIET))
-    when = at if isinstance(at, datetime) else _time(at)
+    when = at if isinstance(at, datetime) else instant(at)
     shown = NONE if when is None else clock(when, now or when, seconds=True)
     name, sentence = clean(body.get("canary"), 80), clean(body.get("sentence"), 600)
     line = Text(f"{shown} ", QUIET).append(f"{icon} ", style)
@@ -418,7 +387,7 @@ def tree(body: Body, now: datetime) -> RenderableType:
         root.add(Text("trouble  ", BAD).append(trouble))
     _add_traffic(root, body)
     _add_evidence(root, body)
-    if found := _part(body, "traces"):
+    if found := part(body, "traces"):
         branch = root.add(Text("traces", "bold"))
         for line in traces(found, now):
             branch.add(line)
@@ -437,7 +406,7 @@ def _title(body: Body, now: datetime) -> Text:
     title.append(f"  {namespace}" if namespace else "").append(f"  {_phase(body)}", style)
     title.append(f"   revision {revision}" if revision else "")
     title.append(f" after {clean(body.get('stableRevision'), 80)}" if revision and body.get("stableRevision") else "")
-    title.append(f"   since {clock(body.get('since'), now)}" if _time(body.get("since")) else "")
+    title.append(f"   since {clock(body.get('since'), now)}" if instant(body.get("since")) else "")
     title.append(f", step {begun} of {total}" if begun and total else "")
     return title
 
@@ -448,13 +417,13 @@ def _texts(body: Body, key: str) -> list[str]:
 
 
 def _add_traffic(root: Tree, body: Body) -> None:
-    weight, workloads = _part(body, "weight"), _part(body, "workloads")
+    weight, workloads = part(body, "weight"), part(body, "workloads")
     if weight:
         wanted, configured = _weight(weight.get("desired")), _weight(weight.get("configured"))
         line = Text("traffic   ", "bold").append(f"want {wanted} %   ")
         line.append(f"set {configured} %" if configured != "?" else "set unknown", CARE if wanted != configured else "")
         line.append(f"   seen {_seen(weight.get('observed'))}")
-        requests = _number(weight.get("requests"))
+        requests = number(weight.get("requests"))
         line.append(f" of {_count(requests)} requests" if requests else "")
         line.append(" ✓ confirmed" if weight.get("confirmed") is True else "", GOOD)
         root.add(line)
@@ -468,13 +437,13 @@ def _add_traffic(root: Tree, body: Body) -> None:
 
 
 def _add_evidence(root: Tree, body: Body) -> None:
-    evidence, findings = _part(body, "evidence"), _parts(body, "findings")
+    evidence, findings = part(body, "evidence"), parts(body, "findings")
     if not evidence and not findings:
         return
-    baked, bake = _number(evidence.get("baked")), _number(evidence.get("bake"))
+    baked, bake = number(evidence.get("baked")), number(evidence.get("bake"))
     branch = root.add(Text("evidence  ", "bold").append(f"baked {span(baked)} of {span(bake)}" if bake else "", QUIET))
     for what, key in (("towards rollback", "towardRollback"), ("towards next step", "towardStep")):
-        share = _number(evidence.get(key))
+        share = number(evidence.get(key))
         if share is not None:
             branch.add(Text(f"{what:<18}{bar(share)} {_whole_percent(share)}"))
     if findings:
@@ -506,7 +475,7 @@ def _finding_grid(findings: Sequence[Body], *, short: bool) -> Table:
         grid.add_column("n canary / stable", overflow="fold")
     for finding in findings:
         icon, style = _VERDICTS.get(str(finding.get("verdict")), ("·", QUIET))
-        tolerated = _number(finding.get("tolerated"))
+        tolerated = number(finding.get("tolerated"))
         cells = [
             Text(clean(finding.get("metric"), 63)),
             Text(_percent(finding.get("canary"))),
@@ -524,7 +493,7 @@ def _sizes(finding: Body) -> Text:
 
 
 def _add_people(root: Tree, body: Body, now: datetime) -> None:
-    said = _part(body, "override")
+    said = part(body, "override")
     if said:
         became = {True: "accepted", False: "refused"}.get(said.get("accepted"), "not yet answered")  # type: ignore[arg-type]
         reason = f' ("{clean(said.get("reason"))}")' if said.get("reason") else ""
@@ -542,8 +511,8 @@ def _add_people(root: Tree, body: Body, now: datetime) -> None:
 def _past(body: Body, now: datetime) -> str:
     """The latest changes of weight or phase, newest first: "14:05 5→10 %   14:02 0→5 %"."""
     out, before = [], 0.0
-    for change in _parts(body, "history"):
-        weight = _number(change.get("weight"))
+    for change in parts(body, "history"):
+        weight = number(change.get("weight"))
         phase = clean(change.get("phase"), 20)
         weight = before if weight is None else weight
         what = f"{before:g}→{weight:g} %" if weight != before else phase
@@ -554,40 +523,40 @@ def _past(body: Body, now: datetime) -> str:
 
 def explanation(body: Body, now: datetime, *, verbose: bool = False) -> RenderableType:
     """Why: the sentence, the findings with their numbers, how far each decision is, what comes next."""
-    evidence, findings = _part(body, "evidence"), _parts(body, "findings")
+    evidence, findings = part(body, "evidence"), parts(body, "findings")
     at = clock(body.get("at"), now, seconds=True)
-    parts: list[RenderableType] = [
+    pieces: list[RenderableType] = [
         Text(clean(body.get("sentence"), 2000) or "no decision yet", "bold"),
         Text(f"decided at {at}: {clean(body.get('kind'), 20)}, {_phase(body)}", QUIET),
         Text(""),
     ]
     if findings:
-        parts += [_finding_grid(findings, short=False), *_notes(findings), Text("")]
+        pieces += [_finding_grid(findings, short=False), *_notes(findings), Text("")]
     for what, key in (("towards rollback", "towardRollback"), ("towards next step", "towardStep")):
-        share = _number(evidence.get(key))
+        share = number(evidence.get(key))
         if share is not None:
-            parts.append(Text(f"{what:<18}{bar(share, 20)} {_whole_percent(share)} of the evidence needed"))
+            pieces.append(Text(f"{what:<18}{bar(share, 20)} {_whole_percent(share)} of the evidence needed"))
     if _requests(body):
-        parts.append(Text(f"{'harm':<18}{_requests(body)} in this run"))
+        pieces.append(Text(f"{'harm':<18}{_requests(body)} in this run"))
     if body.get("next"):
-        parts.append(Text(f"{'waits for':<18}{clean(body.get('next'), 400)}"))
-    parts += [Text(f"{'trouble':<18}{trouble}", BAD) for trouble in _texts(body, "trouble")]
-    if found := _part(body, "traces"):
-        parts += [Text(""), *traces(found, now)]
+        pieces.append(Text(f"{'waits for':<18}{clean(body.get('next'), 400)}"))
+    pieces += [Text(f"{'trouble':<18}{trouble}", BAD) for trouble in _texts(body, "trouble")]
+    if found := part(body, "traces"):
+        pieces += [Text(""), *traces(found, now)]
     if verbose:
-        parts += [Text(""), *_arithmetic(body, findings, evidence)]
-    return Group(*parts)
+        pieces += [Text(""), *_arithmetic(body, findings, evidence)]
+    return Group(*pieces)
 
 
 def _notes(findings: Sequence[Body]) -> list[Text]:
     """What limits each finding, and what is counted."""
     out = []
     for finding in findings:
-        needed = _number(finding.get("needed"))
+        needed = number(finding.get("needed"))
         metric, event = clean(finding.get("metric"), 63), clean(finding.get("event"), 100)
-        parts = [event if event != metric else "", clean(finding.get("note"), 300)]
-        parts += [f"{_count(needed)} canary requests more needed for the step"] if needed else []
-        text = "; ".join(part for part in parts if part)
+        words = [event if event != metric else "", clean(finding.get("note"), 300)]
+        words += [f"{_count(needed)} canary requests more needed for the step"] if needed else []
+        text = "; ".join(word for word in words if word)
         if text:
             out.append(Text(f"{metric}: {text}", QUIET))
     return out
@@ -602,8 +571,8 @@ def _arithmetic(body: Body, findings: Sequence[Body], evidence: Body) -> list[Te
         Text(f"baked {baked} of {bake}, at this step {held}, without sight {blind}"),
     ]
     for finding in (*findings, {**evidence, "metric": "all together"}):
-        log_e = _number(finding.get("logE"))
-        far = [_number(finding.get(key)) for key in ("towardRollback", "towardStep")]
+        log_e = number(finding.get("logE"))
+        far = [number(finding.get(key)) for key in ("towardRollback", "towardStep")]
         if log_e is not None:
             far_text = ", ".join(
                 f"{_whole_percent(share)} towards {what}"
@@ -619,7 +588,7 @@ def _arithmetic(body: Body, findings: Sequence[Body], evidence: Body) -> list[Te
 
 def _noise(finding: Body) -> str:
     """By how much the variance is larger than that of independent requests, from which pods, and what is waited for."""
-    inflation, pods = _number(finding.get("inflation")), finding.get("pods")
+    inflation, pods = number(finding.get("inflation")), finding.get("pods")
     if inflation is None:
         return ""
     text = f"; variance x {inflation:.2f}"
@@ -634,7 +603,7 @@ def _noise(finding: Body) -> str:
 
 def traces(found: Body, now: datetime) -> list[Text]:
     """Trace evidence (`traces` of a record's body) line by line; nothing for nothing."""
-    requests = _part(found, "requests")
+    requests = part(found, "requests")
     out = []
     if requests:
         counted = f"{_count(requests.get('canary'))} canary and {_count(requests.get('stable'))} stable"
@@ -644,10 +613,10 @@ def traces(found: Body, now: datetime) -> list[Text]:
         ("calls of the canary alone, or more often", "newCalls", _new_call),
         ("extra time on the critical path", "criticalPath", _extra_time),
     ):
-        if entries := _parts(found, key):
+        if entries := parts(found, key):
             out.append(Text(heading, "bold"))
             out += [Text("  ").append_text(line(entry)) for entry in entries]
-    if exemplars := _parts(found, "exemplars"):
+    if exemplars := parts(found, "exemplars"):
         out.append(Text("traces to look at", "bold"))
         out += [line for entry in exemplars for line in _exemplar(entry, now)]
     if note := clean(found.get("note"), 700):
@@ -665,13 +634,13 @@ def _only_fails(entry: Body) -> Text:
 
 
 def _new_call(entry: Body) -> Text:
-    canary, stable = (_number(entry.get(k)) or 0.0 for k in ("canaryPerRequest", "stablePerRequest"))
+    canary, stable = (number(entry.get(k)) or 0.0 for k in ("canaryPerRequest", "stablePerRequest"))
     sizes = f"n {_count(entry.get('canaryN'))} / {_count(entry.get('stableN'))}"
     return _operation(entry).append(f": {canary:.3g} for each request, in stable {stable:.3g} ({sizes})")
 
 
 def _extra_time(entry: Body) -> Text:
-    canary, stable = (_number(entry.get(k)) or 0.0 for k in ("canaryMs", "stableMs"))
+    canary, stable = (number(entry.get(k)) or 0.0 for k in ("canaryMs", "stableMs"))
     sizes = f"n {_count(entry.get('canaryN'))} / {_count(entry.get('stableN'))}"
     return _operation(entry).append(f": {canary:.1f} ms, in stable {stable:.1f} ms ({sizes})")
 
@@ -679,8 +648,8 @@ def _extra_time(entry: Body) -> Text:
 def _exemplar(entry: Body, now: datetime) -> list[Text]:
     icon, style = ("✕", BAD) if entry.get("error") is True else ("·", QUIET)
     line = Text(f"  {icon} ", style).append(clock(entry.get("at"), now, seconds=True)).append(" ")
-    line.append_text(_operation(entry)).append(f"  {_number(entry.get('durationMs')) or 0.0:.1f} ms")
-    status, facts = clean(entry.get("status"), 20), _part(entry, "facts")
+    line.append_text(_operation(entry)).append(f"  {number(entry.get('durationMs')) or 0.0:.1f} ms")
+    status, facts = clean(entry.get("status"), 20), part(entry, "facts")
     line.append(f"  {status}" if status else "")
     if cause := clean(facts.get("cause"), 300):
         line.append(f"  because of {cause}")

@@ -12,7 +12,8 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from canaryd.dashboard.feed import Body, Lead
+from canaryd.bodies import Body
+from canaryd.dashboard.feed import Lead
 from canaryd.errors import CanarydError, StoreError
 from canaryd.kube.asking import JSON
 from canaryd.model import Action, Answer, Override, Record

@@ -7,19 +7,16 @@ Times are UTC; rates, shares and differences are shares (0.01 is one percent), w
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from itertools import pairwise
-from typing import Any
 
 from canaryd import wording
+from canaryd.bodies import Body, instant, number, part, parts
 from canaryd.model import Record
 from canaryd.policy import Canary, dump_canary
-
-Body = Mapping[str, Any]  # of a record; any key may be missing, any value None
 
 QUIET_KINDS = frozenset({"hold", "wait", "idle"})  # looks that changed nothing
 PATIENCE = 3  # intervals without any record after which nobody looked
@@ -196,7 +193,7 @@ class Story:
         latest, moments = bodies[-1], tuple(moment for _, moment in mine)
         newer = any(m.at > moments[-1].at and _text(b, "rollout") not in ("", name) for b, m in known)
         outcome = _outcome(latest, newer)
-        started = _time(latest.get("since")) or moments[0].at
+        started = instant(latest.get("since")) or moments[0].at
         decided = _decided(bodies, outcome)
         document, note = _document(bodies, canary)
         interval = _interval(bodies)
@@ -326,7 +323,7 @@ def _unique(records: Iterable[Record | Body]) -> Iterable[tuple[Body, Moment]]:
     seen: set[tuple[str, datetime, str, str]] = set()
     for i, record in enumerate(records):
         body = record if isinstance(record, Mapping) else record.body
-        at = _time(body.get("at")) if isinstance(record, Mapping) else record.at.astimezone(UTC)
+        at = instant(body.get("at")) if isinstance(record, Mapping) else record.at.astimezone(UTC)
         if at is None:
             continue
         id_ = str(body.get("id") or f"-{i}") if isinstance(record, Mapping) else record.id
@@ -382,17 +379,17 @@ def _decided(bodies: Sequence[Body], outcome: Outcome) -> Body:
 
 def _end(bodies: Sequence[Body], outcome: Outcome) -> datetime | None:
     if outcome is Outcome.REPLACED:
-        return _time(bodies[-1].get("at"))
+        return instant(bodies[-1].get("at"))
     if not outcome.is_over or _text(bodies[-1], "phase") == "RollingBack":
         return None
     settled = _text(bodies[-1], "phase")
     first = next((b for b in bodies if b.get("phase") == settled), bodies[-1])
-    return _time(first.get("at"))
+    return instant(first.get("at"))
 
 
 def _interval(bodies: Sequence[Body]) -> timedelta | None:
     for body in reversed(bodies):
-        at, after = _time(body.get("at")), _time(body.get("nextLook"))
+        at, after = instant(body.get("at")), instant(body.get("nextLook"))
         if at and after and after > at:
             return after - at
     return None
@@ -411,7 +408,7 @@ def _document(bodies: Sequence[Body], canary: Canary | None) -> tuple[Body | Non
 
 
 def _first_known(latest: Body, first: Moment) -> bool:
-    since = _time(latest.get("since"))
+    since = instant(latest.get("since"))
     return since is not None and first.at <= since
 
 
@@ -434,7 +431,7 @@ def _metrics(bodies: Sequence[Body], decisive: str) -> tuple[Metric, ...]:
     series: dict[str, list[Point]] = {}
     relative: set[str] = set()
     for body in _looks(bodies):
-        at = _time(body.get("at"))
+        at = instant(body.get("at"))
         for finding in parts(body, "findings"):
             name = _text(finding, "metric")
             if at is None or not name:
@@ -475,7 +472,7 @@ def _point(finding: Body, at: datetime) -> Point:
 def _weights(bodies: Sequence[Body]) -> tuple[Weight, ...]:
     out: list[Weight] = []
     for body in bodies:
-        split, at = part(body, "weight"), _time(body.get("at"))
+        split, at = part(body, "weight"), instant(body.get("at"))
         desired = number(split.get("desired"))
         if at is None or desired is None:
             continue
@@ -496,7 +493,7 @@ def _weights(bodies: Sequence[Body]) -> tuple[Weight, ...]:
 def _evidence(bodies: Sequence[Body]) -> tuple[Evidence, ...]:
     out = []
     for body in _looks(bodies):
-        found, at = part(body, "evidence"), _time(body.get("at"))
+        found, at = part(body, "evidence"), instant(body.get("at"))
         if at is not None:
             shares = (number(found.get(key)) for key in ("towardStep", "towardRollback", "logE"))
             out.append(Evidence(at, *shares))
@@ -548,41 +545,6 @@ def _joined(gaps: Iterable[Gap]) -> list[Gap]:
 # ── values ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def part(body: Body, key: str) -> Body:
-    """A mapping in a mapping; an empty one when it is none."""
-    value = body.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def parts(body: Body, key: str) -> list[Body]:
-    """The mappings of a list in a mapping."""
-    value = body.get(key)
-    items = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
-    return [item for item in items if isinstance(item, Mapping)]
-
-
 def _text(body: Body, key: str) -> str:
     value = body.get(key)
     return str(value) if value is not None else ""
-
-
-def number(value: object) -> float | None:
-    """A finite number, or None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        known = float(value)
-    except OverflowError:  # a whole number beyond every float
-        return None
-    return known if math.isfinite(known) else None
-
-
-def _time(value: object) -> datetime | None:
-    """ISO text → UTC; None when it is no time."""
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-        if at is None:
-            return None
-        return at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)
-    except (ValueError, OverflowError):
-        return None

@@ -7,23 +7,20 @@ gained, the sums, the division by the inflation, the softening, the mixture, the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
 from canaryd import wording
+from canaryd.bodies import Body, number, part, parts
 from canaryd.model import Floats
 from canaryd.stats import bernoulli, predict
 from canaryd.stats.assess import WEIGHT_ALONE, WEIGHT_HARD, WEIGHT_TRACES
 from canaryd.stats.dispersion import soften
 from canaryd.stats.evidence import EPOCHS
 from canaryd.stats.predict import GRID
-from canaryd.story import number, part, parts
-
-Body = Mapping[str, Any]
 
 MOST_LOOKS = 12  # whose counts are printed
 NEAR = 1e-3  # how well sums agree that were rounded to five decimals

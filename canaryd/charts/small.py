@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from canaryd import wording
+from canaryd.bodies import number
 from canaryd.charts.axes import Scale, extent
 from canaryd.charts.frame import path, range_of
 from canaryd.charts.marks import el, label, picture
 from canaryd.charts.thin import thinned
-from canaryd.story import Metric, number
+from canaryd.story import Metric
 
 
 def sparkline(metric: Metric, *, width: int = 120, height: int = 24, uid: str = "") -> str:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from canaryd.bodies import Body
 from canaryd.model import Answer, Override, Record
 from canaryd.policy import Canary
-
-Body = Mapping[str, Any]  # of a decision record: any key may be missing, any value None
 
 
 @dataclass(frozen=True, slots=True)

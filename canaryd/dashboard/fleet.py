@@ -8,8 +8,9 @@ from threading import Lock
 from jinja2 import Environment
 from markupsafe import Markup
 
+from canaryd.bodies import Body
 from canaryd.dashboard import view
-from canaryd.dashboard.feed import Body, Feed, Lead
+from canaryd.dashboard.feed import Feed, Lead
 from canaryd.dashboard.live import Topic
 from canaryd.dashboard.view import Row
 from canaryd.errors import CanarydError

@@ -17,8 +17,9 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from canaryd import charts
+from canaryd.bodies import Body
 from canaryd.dashboard import view
-from canaryd.dashboard.feed import Body, Feed
+from canaryd.dashboard.feed import Feed
 from canaryd.dashboard.live import Topic
 from canaryd.model import Answer, Override, Record
 from canaryd.story import QUIET_KINDS, Story

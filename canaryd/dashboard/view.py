@@ -8,14 +8,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import quote
 
 from canaryd import render, wording
+from canaryd.bodies import Body
 from canaryd.model import Action, Phase
 from canaryd.render import NONE, clean
-
-Body = Mapping[str, Any]
 
 # phase or verdict -> icon of the sprite and tone; a phase that says something wins over the verdict
 _PHASES = {

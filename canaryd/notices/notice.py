@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 from urllib.parse import quote, urlsplit
 
 from canaryd import wording
+from canaryd.bodies import Body, instant, number, part, parts
 from canaryd.model import DecisionKind, Record
 from canaryd.notices.kinds import word
-
-Body = Mapping[str, Any]
 
 SETTLED = ("Idle", "Succeeded", "RolledBack")
 _EXPLAINED = (DecisionKind.ROLLBACK, DecisionKind.INCONCLUSIVE, DecisionKind.PROMOTE)
@@ -95,12 +93,12 @@ class Notice:
 def notice(record: Record, now: datetime, late_after: timedelta, external_url: str = "") -> Notice:
     """The facts of a record, as they are told at `now`. `external_url` is where the dashboard is, "" for none."""
     body = record.body
-    weight, steps = _part(body, "weight"), body.get("stepWeights")
-    step, total = _number(body.get("step")), len(steps) if isinstance(steps, Sequence) else 0
-    phase, observed = plain(body.get("phase"), 20), _number(weight.get("observed"))
+    weight, steps = part(body, "weight"), body.get("stepWeights")
+    step, total = number(body.get("step")), len(steps) if isinstance(steps, Sequence) else 0
+    phase, observed = plain(body.get("phase"), 20), number(weight.get("observed"))
     begun = total if phase == "Succeeded" else min(int(step) + 1, total) if step is not None else 0
     page = _page(external_url, record)
-    findings = _parts(body, "findings")[:MOST_FINDINGS]
+    findings = parts(body, "findings")[:MOST_FINDINGS]
     return Notice(
         id=record.id,
         canary=plain(record.canary, 320),
@@ -112,19 +110,19 @@ def notice(record: Record, now: datetime, late_after: timedelta, external_url: s
         at=record.at.astimezone(UTC),
         phase=phase,
         verdict=plain(body.get("verdict"), 20),
-        weight=int(_number(weight.get("desired")) or 0),
+        weight=int(number(weight.get("desired")) or 0),
         steps=(max(begun, 0), total),
-        seen="" if observed is None or not _number(weight.get("requests")) else f"{100 * observed:.1f} %",
-        since=_time(body.get("since")),
+        seen="" if observed is None or not number(weight.get("requests")) else f"{100 * observed:.1f} %",
+        since=instant(body.get("since")),
         decisive=plain(body.get("decisive"), 80),
         rows=tuple(_row(f) for f in findings),
         cleared=_cleared(findings, body),
-        harmed=_harmed(_part(body, "harmed"), phase),
+        harmed=_harmed(part(body, "harmed"), phase),
         next=plain(body.get("next"), 200),
-        traces=_traces(_part(body, "traces")),
-        clues=_clues(_part(body, "traces")),
-        by=_by(_part(body, "override")),
-        who=plain(_part(body, "override").get("by"), 200),
+        traces=_traces(part(body, "traces")),
+        clues=_clues(part(body, "traces")),
+        by=_by(part(body, "override")),
+        who=plain(part(body, "override").get("by"), 200),
         is_full=record.kind in _EXPLAINED or (record.kind is DecisionKind.HOLD and body.get("severity") == "critical"),
         late=_late(record, now, late_after),
         page=page,
@@ -144,15 +142,15 @@ def plain(value: object, limit: int = 400) -> str:
 
 
 def _row(finding: Body) -> Row:
-    middle, low, high = (_number(finding.get(k)) for k in ("difference", "low", "high"))
-    tolerated, means = _number(finding.get("tolerated")), finding.get("means")
-    canary, stable = (wording.percent(_number(finding.get(k))) for k in ("canary", "stable"))
+    middle, low, high = (number(finding.get(k)) for k in ("difference", "low", "high"))
+    tolerated, means = number(finding.get("tolerated")), finding.get("means")
+    canary, stable = (wording.percent(number(finding.get(k))) for k in ("canary", "stable"))
     if isinstance(means, Sequence) and not isinstance(means, str) and len(means) == 2:
-        stable, canary = (wording.amount(_number(m) if _number(m) is not None else math.nan) for m in means)  # type: ignore[arg-type]
+        stable, canary = (wording.amount(number(m) if number(m) is not None else math.nan) for m in means)  # type: ignore[arg-type]
         shown, allowed = _relative(middle), _relative(tolerated)  # a gauge's difference is a share of stable's mean
     else:
         shown, allowed = wording.interval(middle, low, high), wording.points(tolerated)
-    n = [_number(finding.get(k)) for k in ("canaryN", "stableN")]
+    n = [number(finding.get(k)) for k in ("canaryN", "stableN")]
     counted = any(n)
     return Row(
         metric=plain(finding.get("metric"), 40),
@@ -178,7 +176,7 @@ def _cleared(findings: Sequence[Body], body: Body) -> tuple[str, ...]:
 
 
 def _harmed(harmed: Body, phase: str) -> str:
-    requests, failures = _number(harmed.get("requests")), _number(harmed.get("failures"))
+    requests, failures = number(harmed.get("requests")), number(harmed.get("failures"))
     if not requests or phase == "Idle":
         return ""
     return f"{wording.plural(failures or 0, 'request')} failed of {wording.count(requests)} that the canary got"
@@ -186,8 +184,8 @@ def _harmed(harmed: Body, phase: str) -> str:
 
 def _traces(traces: Body) -> tuple[Trace, ...]:
     out = []
-    for one in _parts(traces, "exemplars")[:MOST_TRACES]:
-        ms, facts = _number(one.get("durationMs")), _part(one, "facts")
+    for one in parts(traces, "exemplars")[:MOST_TRACES]:
+        ms, facts = number(one.get("durationMs")), part(one, "facts")
         words = [f"{plain(one.get('service'), 60)} {plain(one.get('operation'), 80)}".strip()]
         words += [plain(one.get("status"), 20)] if one.get("status") else ["failed"] if one.get("error") else []
         words += [plain(facts.get("response_flags"), 20)] if facts.get("response_flags") else []
@@ -198,15 +196,15 @@ def _traces(traces: Body) -> tuple[Trace, ...]:
 
 def _clues(traces: Body) -> tuple[str, ...]:
     out = []
-    for one in _parts(traces, "onlyCanaryFails")[:2]:
-        bad, n, stable = (wording.count(_number(one.get(k))) for k in ("canaryErrors", "canaryN", "stableN"))
+    for one in parts(traces, "onlyCanaryFails")[:2]:
+        bad, n, stable = (wording.count(number(one.get(k))) for k in ("canaryErrors", "canaryN", "stableN"))
         out.append(f"{_where(one)} fails in the canary alone: {bad} of {n}, stable none of {stable}")
-    for one in _parts(traces, "newCalls")[:2]:
-        per = [_number(one.get(k)) for k in ("canaryPerRequest", "stablePerRequest")]
+    for one in parts(traces, "newCalls")[:2]:
+        per = [number(one.get(k)) for k in ("canaryPerRequest", "stablePerRequest")]
         rates = " against ".join("–" if p is None else f"{p:.2g}" for p in per)
         out.append(f"the canary calls {_where(one)} more often: {rates} times a request")
-    for one in _parts(traces, "criticalPath")[:2]:
-        ms = [_number(one.get(k)) for k in ("canaryMs", "stableMs")]
+    for one in parts(traces, "criticalPath")[:2]:
+        ms = [number(one.get(k)) for k in ("canaryMs", "stableMs")]
         times = " against ".join("–" if m is None else f"{m:.0f} ms" for m in ms)
         out.append(f"time is spent in {_where(one)}: {times} a request")
     note = plain(traces.get("note"), 200)
@@ -235,7 +233,7 @@ def _page(external_url: str, record: Record) -> str:
     if not external_url:
         return ""
     namespace, _, name = record.canary.rpartition("/")
-    place = "/".join(quote(part, safe="") for part in (namespace, name) if part)
+    place = "/".join(quote(each, safe="") for each in (namespace, name) if each)
     base = f"{external_url.rstrip('/')}/canaries/{place}"
     return f"{base}/rollouts/{quote(str(rollout), safe='')}" if rollout else base
 
@@ -245,32 +243,3 @@ def _url(value: object) -> str:
     if not isinstance(value, str) or len(value) > 1000 or _HIDDEN.search(value) or any(c in value for c in " <>|\"'"):
         return ""
     return value if urlsplit(value).scheme in ("http", "https") else ""
-
-
-def _part(body: Body, key: str) -> Body:
-    value = body.get(key)
-    return value if isinstance(value, Mapping) else {}
-
-
-def _parts(body: Body, key: str) -> list[Body]:
-    value = body.get(key)
-    items = value if isinstance(value, Sequence) and not isinstance(value, str | bytes) else ()
-    return [item for item in items if isinstance(item, Mapping)]
-
-
-def _number(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _time(value: object) -> datetime | None:
-    try:
-        at = datetime.fromisoformat(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
-    return at if at is None or at.tzinfo is not None else at.replace(tzinfo=UTC)

@@ -6,13 +6,11 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from canaryd import wording
+from canaryd.bodies import Body, number, part, parts
 from canaryd.records import without_queries
-from canaryd.story import QUIET_KINDS, Band, Metric, Moment, Outcome, Point, Story, number, part, parts
-
-Body = Mapping[str, Any]
+from canaryd.story import QUIET_KINDS, Band, Metric, Moment, Outcome, Point, Story
 
 MOST_ROWS = 120  # decisions in the timeline
 MOST_STEPS = 60

@@ -10,10 +10,11 @@ from datetime import datetime
 
 import canaryd
 from canaryd import charts, wording, yamlout
+from canaryd.bodies import number
 from canaryd.charts.marks import SHAPES, shape, text_of
 from canaryd.report import contents
 from canaryd.report.look import CSS
-from canaryd.story import QUIET_KINDS, Metric, Outcome, Story, number
+from canaryd.story import QUIET_KINDS, Metric, Outcome, Story
 from canaryd.workings import workings
 
 MOST_METRICS = 24  # that are drawn
