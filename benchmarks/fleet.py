@@ -73,7 +73,9 @@ class Daemon(ClusterDaemon):
         watched.virtual_services, watched.http_routes = of[kinds.VIRTUAL_SERVICES], of[kinds.HTTP_ROUTES]
         self.store = wiring.cluster_store(self.memory, watched)
         self.ports = wiring.cluster(settings, self.memory, watched, self.store)
-        self.reconciler = Reconciler(self.ports, save_every=settings.cluster.save_every)
+        self.delivery = self._new_delivery()
+        self.reconciler = Reconciler(self.ports, save_every=settings.cluster.save_every, delivery=self.delivery)
+        self._parting = self._new_parting()
         self.scheduler, self.lease = new_scheduler(), Leading()
         self.leading.set()
         fleet(self.memory, [f"service-{i}" for i in range(count)])

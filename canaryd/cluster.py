@@ -165,8 +165,7 @@ class ClusterDaemon(Base):
         )
         self.scheduler = new_scheduler()
         self._jobs, self._stale, self._resting = frozenset(), True, Resting()
-        shell = Shell(self.reconciler.remove, self._hold, self.delivery.say)
-        self._parting = Parting(self.client, self.watched.canaries, shell, settings.cluster.restore_deadline)
+        self._parting = self._new_parting()
         self.leading.set()
         self.telemetry.leading.set(1)
         self._reload()
@@ -279,6 +278,10 @@ class ClusterDaemon(Base):
                 self.delivery.say(Record(f"{key}/held/{at.isoformat()}", key, at, DecisionKind.HOLD, text, body))
             if key not in self._refused:  # else Ready says what is wrong with the document
                 self._hold(key, text)
+
+    def _new_parting(self) -> Parting:
+        shell = Shell(self.reconciler.remove, self._hold, self.delivery.say)
+        return Parting(self.client, self.watched.canaries, shell, self.settings.cluster.restore_deadline)
 
     def _hold(self, key: str, why: str) -> None:
         self._guarded(key, self.store.hold, why)
