@@ -125,6 +125,25 @@ def test_as_many_run_side_by_side_as_may_and_all_run_in_order(runs: ModuleType, 
         run(runs, files, 0)
 
 
+def test_who_must_be_alone_runs_beside_nobody_but_what_gives_way(runs: ModuleType, tmp_path: Path) -> None:
+    assert all((ROOT / "tests" / name).exists() for name in runs.ALONE)
+    alone, other = (runs.Job(tmp_path / name, "parts") for name in (min(runs.ALONE), "e2e/test_other.py"))
+    core = runs.Job(tmp_path / "core", "core", nice=10)
+    runner = runs.Runner(3, temporary=tmp_path)
+
+    def may_begin(job: object, *beside: object) -> bool:
+        runner.running = [runs.Running(one, None, None, 0.0) for one in beside]
+        return bool(runner.may_begin(job))
+
+    assert may_begin(alone)
+    assert may_begin(alone, core)
+    assert may_begin(core, alone)
+    assert may_begin(other, core, other)
+    assert not may_begin(alone, other)
+    assert not may_begin(other, alone)
+    assert not may_begin(other, core, other, other)
+
+
 def test_every_test_file_belongs_to_exactly_one_run(runs: ModuleType) -> None:
     parts, cluster = ({job.file for job in runs.found(group, everything=True)} for group in ("parts", "cluster"))
     (pure,) = runs.found("core", everything=True)
