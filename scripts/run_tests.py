@@ -160,7 +160,7 @@ class Runner:
         if len(self.running) >= self.at_once:
             return False
         beside = [one.job for one in self.running if not one.job.nice]
-        return not beside or not (job.is_alone or any(other.is_alone for other in beside))
+        return bool(job.nice) or not beside or not (job.is_alone or any(other.is_alone for other in beside))
 
     def report(self, job: Job) -> Path:
         return self.reports / f"{job.group}-{job.name}.xml"
