@@ -114,7 +114,9 @@ def test_one_operation_of_thirty_is_found_by_its_spans_and_a_healthy_canary_is_n
         assert found.canary > 0.2
         assert found.stable == 0
         assert rollout.held is not None
-        assert set(rollout.held.operations) >= {f"GET {path}" for path in OPERATIONS[:10]}
+        followed = {f"GET {path}" for path in OPERATIONS} & set(rollout.held.operations)
+        assert "GET /op-7" in followed
+        assert len(followed) >= 25, "the rarest may find no place"
         assert rollout.held.waiting == ()
     finally:
         lab.behave("api-green", errors=0.0, only="")
