@@ -37,7 +37,7 @@ def difference(story: Story, metric: Metric, *, width: int = WIDTH, height: int 
     entries += [("cd-interval", "area", "its 95 % interval")] if has_interval else []
     entries += [("cd-tolerated", "line", "tolerated")]
     drawn = frame.picture(inside, name, told(metric), unit, lambda v: _points(v))
-    return drawn.replace("</svg>", legend(entries, x=LEGEND_X) + _events(frame, metric) + "</svg>")
+    return _with_legend(drawn, entries, _events(frame, metric))
 
 
 LEGEND_X = 130.0
@@ -172,7 +172,11 @@ def evidence(story: Story, *, width: int = WIDTH, height: int = 220) -> str:
         ("cd-step", "line", "towards next step"),
         ("cd-wanted", "line", "decided"),
     ]
-    return drawn.replace("</svg>", legend(entries, x=LEGEND_X) + "</svg>")
+    return _with_legend(drawn, entries)
+
+
+def _with_legend(drawn: str, entries: Sequence[tuple[str, str, str]], more: str = "") -> str:
+    return drawn.replace("</svg>", legend(entries, x=LEGEND_X) + more + "</svg>")
 
 
 def _whole(share: float | None) -> str:
@@ -220,7 +224,7 @@ def weight(story: Story, *, width: int = WIDTH, height: int = 200) -> str:
         ("cd-set", "line", "set in the route"),
         ("cd-canary", "line", "seen in requests"),
     ]
-    return drawn.replace("</svg>", legend(entries, x=LEGEND_X) + "</svg>")
+    return _with_legend(drawn, entries)
 
 
 def _known(value: float | None) -> str:
@@ -263,4 +267,4 @@ def share(story: Story, *, width: int = WIDTH, height: int = 180) -> str:
         ("cd-wanted", "line", "as wanted"),
         ("cd-inside", "area", "within a factor of two"),
     ]
-    return drawn.replace("</svg>", legend(entries, x=LEGEND_X) + "</svg>")
+    return _with_legend(drawn, entries)
