@@ -20,6 +20,7 @@ from canaryd.spans import WANTED_TAGS, ArmTags, Span, kind_of, span_of
 LONGEST_VALUE = 2000  # characters of an attribute that are looked at
 MOST_TAGS = 200  # of one span
 SMALL = 100_000  # characters that may be decoded at once
+_MALFORMED = (KeyError, TypeError, AttributeError, OverflowError, ValueError)  # what wrong data raises as it is read
 _BLANK = re.compile(r"[ \t\r\n]*")
 _RAW = json.JSONDecoder().raw_decode
 
@@ -32,6 +33,10 @@ class Harvest:
     traces: set[str] = field(default_factory=set)  # of refused spans, too
     refused: Counter[str] = field(default_factory=Counter)  # why -> how many
     said: str = ""  # errors that the server itself speaks of
+
+    def refuse(self, error: Exception) -> None:
+        """Count a span that is left out, by why."""
+        self.refused[_known(error) if isinstance(error, ValueError) else "missing or misplaced fields"] += 1
 
     def note(self) -> str:
         """What was left out, in words; "" when nothing was."""
@@ -129,10 +134,8 @@ class Reader:
                 aliases=self.aliases,
                 message=str(status.get("message") or "")[:LONGEST_VALUE],
             )
-        except (KeyError, TypeError, AttributeError, OverflowError):
-            into.refused["missing or misplaced fields"] += 1
-        except ValueError as e:
-            into.refused[_known(e)] += 1
+        except _MALFORMED as e:
+            into.refuse(e)
         else:
             into.spans.append(span)
 
@@ -182,10 +185,8 @@ class Reader:
                 aliases=self.aliases,
                 message=tags.get("otel.status_description", ""),
             )
-        except (KeyError, TypeError, AttributeError, OverflowError):
-            into.refused["missing or misplaced fields"] += 1
-        except ValueError as e:
-            into.refused[_known(e)] += 1
+        except _MALFORMED as e:
+            into.refuse(e)
         else:
             into.spans.append(span)
 
